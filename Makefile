@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0
+# Every command of the project; `make help` lists them.
+
+.PHONY: help demo test check shell tree export kernel image bench clean deps
+
+help:           ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: kernel    ## install, fetch, build, boot, and watch khugepaged collapse the heap of a redis server
+	@demo/run
+
+test: deps      ## everything that proves the series; ends in a count of passed, failed and skipped
+	@scripts/tree --keep
+	@tests/run
+
+check: deps     ## the part of the tests that needs no guest: each patch applies, builds, is clean
+	@scripts/tree --keep
+	@tests/check
+
+shell: image    ## a shell in the guest, with the selftests and bench tools; ./share is /share there
+	@mkdir -p share
+	@scripts/boot --shell --share "$(CURDIR)/share"
+
+tree: deps      ## build/linux: the base as one commit, the series on top, one commit for each patch
+	@scripts/tree
+
+export:         ## write the commits of build/linux back to patches/
+	@scripts/export
+
+kernel: deps    ## the guest's kernel, from build/linux
+	@scripts/tree --keep
+	@scripts/build guest
+
+image: kernel   ## the guest's programs: selftests and bench tools
+	@scripts/selftests
+	@scripts/image build/image.cpio build/selftests/kselftest/mm:/selftests
+
+bench: deps     ## count guest instructions, the base against the series
+	@scripts/tree --keep
+	@bench/run
+
+clean:          ## delete build/, unless build/linux has work that is not in patches/ (CLEAN=force: even so)
+	@scripts/clean
+
+deps:           ## install what is missing (root or sudo)
+	@scripts/deps
