@@ -33,7 +33,8 @@ kernel: deps    ## the guest's kernel, from build/linux
 
 image: kernel   ## the guest's programs: selftests and bench tools
 	@scripts/selftests
-	@scripts/image build/image.cpio build/selftests/kselftest/mm:/selftests
+	@bench/tools build/bench
+	@scripts/image build/image.cpio build/selftests/kselftest/mm:/selftests build/bench/folios build/bench/collapse_cost
 
 bench: deps     ## count guest instructions, the base against the series
 	@scripts/tree --keep
