@@ -12,29 +12,17 @@
  */
 #define _GNU_SOURCE
 #include <err.h>
-#include <errno.h>
-#include <dirent.h>
 #include <getopt.h>
-#include <linux/perf_event.h>
-#include <sched.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "folio_map.h"
+#include "guest.h"
 
-#define THP		"/sys/kernel/mm/transparent_hugepage/"
-#define TRACING		"/sys/kernel/tracing"
 #define PASSES		4
 #define PASS_LIMIT_SECONDS 600
-#define NEXT_WAKE_MILLISECONDS (24 * 3600 * 1000)
 /* Longer than any pass, and free: the guest skips idle time. */
 #define POLL_SECONDS	5
 
@@ -98,125 +86,6 @@ static struct event events[] = {
 
 #define NR_EVENTS (sizeof(events) / sizeof(events[0]))
 
-__attribute__((format(printf, 2, 3)))
-static void write_file(const char *path, const char *format, ...)
-{
-	FILE *file = fopen(path, "w");
-	va_list args;
-
-	if (!file)
-		err(2, "%s", path);
-	va_start(args, format);
-	vfprintf(file, format, args);
-	va_end(args);
-	if (fclose(file))
-		err(2, "writing %s", path);
-}
-
-static unsigned long read_number(const char *path)
-{
-	FILE *file = fopen(path, "r");
-	unsigned long number;
-
-	if (!file)
-		err(2, "%s", path);
-	if (fscanf(file, "%lu", &number) != 1)
-		errx(2, "%s: not a number", path);
-	fclose(file);
-	return number;
-}
-
-static void all_sizes_off(void)
-{
-	struct dirent *entry;
-	char path[512];
-	DIR *dir = opendir(THP);
-
-	if (!dir)
-		err(2, THP ": this needs a kernel with transparent huge pages");
-	write_file(THP "enabled", "never");
-	while ((entry = readdir(dir))) {
-		if (strncmp(entry->d_name, "hugepages-", strlen("hugepages-")))
-			continue;
-		snprintf(path, sizeof(path), THP "%s/enabled", entry->d_name);
-		/* Sizes for shared memory only have no such file. */
-		if (!access(path, F_OK))
-			write_file(path, "never");
-	}
-	closedir(dir);
-}
-
-/* The pid of khugepaged, or 0; its state letter goes to @state. */
-static int find_khugepaged(char *state)
-{
-	struct dirent *entry;
-	char path[512];
-	int found = 0;
-	DIR *dir = opendir("/proc");
-
-	if (!dir)
-		err(2, "/proc");
-	while (!found && (entry = readdir(dir))) {
-		FILE *file;
-		int pid;
-
-		snprintf(path, sizeof(path), "/proc/%s/stat", entry->d_name);
-		if (entry->d_name[0] < '0' || entry->d_name[0] > '9')
-			continue;
-		file = fopen(path, "r");
-		if (!file)
-			continue;
-		if (fscanf(file, "%d (khugepaged) %c", &pid, state) == 2)
-			found = pid;
-		fclose(file);
-	}
-	closedir(dir);
-	return found;
-}
-
-/*
- * khugepaged has the CPU for itself while this sleeps. Short sleeps would cut
- * into its pass, and then its clock is short of what it ran.
- */
-static void let_khugepaged_run(void)
-{
-	sleep(POLL_SECONDS);
-}
-
-static uint64_t nanoseconds(clockid_t clock)
-{
-	struct timespec now;
-
-	if (clock_gettime(clock, &now))
-		err(2, "clock_gettime");
-	return now.tv_sec * 1000000000ULL + now.tv_nsec;
-}
-
-static clockid_t cpu_clock_of(int pid)
-{
-	clockid_t clock;
-	int error = clock_getcpuclockid(pid, &clock);
-
-	if (error)
-		errx(2, "khugepaged's CPU clock: %s", strerror(error));
-	return clock;
-}
-
-/* Waits until khugepaged sleeps and its clock stands still. */
-static void wait_until_idle(int pid)
-{
-	uint64_t before, now = nanoseconds(cpu_clock_of(pid));
-	char state;
-
-	do {
-		before = now;
-		let_khugepaged_run();
-		if (find_khugepaged(&state) != pid)
-			errx(2, "khugepaged has gone");
-		now = nanoseconds(cpu_clock_of(pid));
-	} while (state == 'R' || state == 'D' || now != before);
-}
-
 static void wait_for_scan(unsigned long scans_before, int pid)
 {
 	time_t end = time(NULL) + PASS_LIMIT_SECONDS;
@@ -226,7 +95,7 @@ static void wait_for_scan(unsigned long scans_before, int pid)
 		if (time(NULL) > end)
 			errx(3, "khugepaged did not finish a scan in %d s: does this kernel collapse to this size?",
 			     PASS_LIMIT_SECONDS);
-		let_khugepaged_run();
+		sleep(POLL_SECONDS);
 	}
 	wait_until_idle(pid);
 	scans = read_number(THP "khugepaged/full_scans");
@@ -234,48 +103,13 @@ static void wait_for_scan(unsigned long scans_before, int pid)
 		errx(2, "%lu full scans where one was asked for", scans - scans_before);
 }
 
-/* A loop of known length must take as many nanoseconds as instructions. */
-static void check_clock_counts_instructions(void)
-{
-	const uint64_t rounds = 50 * 1000 * 1000;
-	uint64_t start, took, left = rounds;
-
-	start = nanoseconds(CLOCK_THREAD_CPUTIME_ID);
-	while (left)
-		asm volatile("dec %0\n\ttest %0, %0" : "+r" (left));
-	took = nanoseconds(CLOCK_THREAD_CPUTIME_ID) - start;
-
-	/* At least dec, test, and the loop's own test and branch. */
-	if (took < rounds * 3 || took > rounds * 6)
-		errx(2, "%llu ns for a loop of %llu rounds: a nanosecond is not an instruction here, boot with QEMU's -icount shift=0",
-		     (unsigned long long)took, (unsigned long long)rounds);
-}
-
 static void open_events(int pid, unsigned int order)
 {
 	size_t i;
 
-	if (access(TRACING "/events", F_OK) &&
-	    mount("tracefs", TRACING, "tracefs", 0, NULL))
-		err(2, "mounting " TRACING);
 	snprintf(events[1].filter, sizeof(events[1].filter), "order==%u", order);
-
-	for (i = 0; i < NR_EVENTS; i++) {
-		struct perf_event_attr attr = {
-			.type = PERF_TYPE_TRACEPOINT,
-			.size = sizeof(attr),
-			.sample_period = 1,
-		};
-		char path[256];
-
-		snprintf(path, sizeof(path), TRACING "/events/%s/id", events[i].tracepoint);
-		attr.config = read_number(path);
-		events[i].fd = syscall(SYS_perf_event_open, &attr, pid, -1, -1, 0);
-		if (events[i].fd < 0)
-			err(2, "counting %s", events[i].tracepoint);
-		if (ioctl(events[i].fd, PERF_EVENT_IOC_SET_FILTER, events[i].filter))
-			err(2, "filter '%s' on %s", events[i].filter, events[i].tracepoint);
-	}
+	for (i = 0; i < NR_EVENTS; i++)
+		events[i].fd = open_tracepoint(events[i].tracepoint, events[i].filter, pid);
 }
 
 static void print_events(int pass)
@@ -284,8 +118,7 @@ static void print_events(int pass)
 	size_t i;
 
 	for (i = 0; i < NR_EVENTS; i++) {
-		if (read(events[i].fd, &count, sizeof(count)) != sizeof(count))
-			err(2, "reading the count of %s", events[i].tracepoint);
+		count = tracepoint_count(events[i].fd);
 		printf("%d,%s,%llu\n", pass, events[i].measure,
 		       (unsigned long long)(count - events[i].seen));
 		events[i].seen = count;
@@ -311,19 +144,6 @@ static void print_folios(int pass, struct address_range memory)
 	folio_map_close(&map);
 }
 
-static struct address_range map_memory(unsigned long size, unsigned long pmd_size)
-{
-	struct address_range memory;
-	char *area = mmap(NULL, size + pmd_size, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (area == MAP_FAILED)
-		err(2, "mapping memory");
-	memory.start = ((unsigned long)area + pmd_size - 1) & ~(pmd_size - 1);
-	memory.end = memory.start + size;
-	return memory;
-}
-
 static void populate(struct address_range memory, unsigned long page_size,
 		     unsigned long pmd_pages, const struct pattern *pattern)
 {
@@ -347,16 +167,6 @@ static const struct pattern *find_pattern(const char *name)
 	errx(2, "'%s' is no pattern\n%s", name, usage);
 }
 
-static unsigned long parse_number(const char *text)
-{
-	char *end;
-	unsigned long number = strtoul(text, &end, 10);
-
-	if (!*text || *end)
-		errx(2, "'%s' is not a number", text);
-	return number;
-}
-
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -375,7 +185,7 @@ int main(int argc, char **argv)
 	bool count_events = false;
 	uint64_t clock_before;
 	clockid_t clock;
-	char path[256], state;
+	char state;
 	int option, pass, pid;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -410,8 +220,7 @@ int main(int argc, char **argv)
 		errx(2, "boot with one CPU: the clock then counts the same each time");
 
 	/* khugepaged shall run when this program sleeps, and never in between. */
-	if (sched_setscheduler(0, SCHED_FIFO, &(struct sched_param){ .sched_priority = 1 }))
-		err(2, "sched_setscheduler");
+	become_first();
 	if (!count_events)
 		check_clock_counts_instructions();
 
@@ -430,9 +239,8 @@ int main(int argc, char **argv)
 	populate(memory, page_size, pmd_size / page_size, pattern);
 	print_folios(0, memory);
 
-	snprintf(path, sizeof(path), THP "hugepages-%lukB/enabled", folio_kib);
-	write_file(path, "madvise");
-	let_khugepaged_run();
+	write_size(folio_kib, "enabled", "madvise");
+	sleep(POLL_SECONDS);
 	pid = find_khugepaged(&state);
 	if (!pid)
 		errx(3, "khugepaged does not run with only %lu KiB on: this kernel does not collapse to it",

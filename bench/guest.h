@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the programs of bench/ share: the knobs of huge pages, khugepaged and
+ * its clock, aging, counters. Every one of them ends the program on an error.
+ */
+#ifndef GUEST_H
+#define GUEST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "folio_map.h"
+
+#define THP		"/sys/kernel/mm/transparent_hugepage/"
+#define NEXT_WAKE_MILLISECONDS (24 * 3600 * 1000)
+
+unsigned long parse_number(const char *text);
+
+__attribute__((format(printf, 2, 3)))
+void write_file(const char *path, const char *format, ...);
+unsigned long read_number(const char *path);
+/* The number after @name in a file of lines "name number"; -1 if there is none. */
+long read_field(const char *path, const char *name);
+
+void all_sizes_off(void);
+/* The file @name of the folder of one size. */
+void write_size(unsigned long folio_kib, const char *name, const char *value);
+unsigned long read_size(unsigned long folio_kib, const char *name);
+
+/* The pid of khugepaged, or 0; its state letter goes to @state. */
+int find_khugepaged(char *state);
+/* Waits until it sleeps and its clock stands still. */
+void wait_until_idle(int pid);
+
+uint64_t nanoseconds(clockid_t clock);
+clockid_t cpu_clock_of(int pid);
+/* Ends the program unless a nanosecond is an instruction. */
+void check_clock_counts_instructions(void);
+
+/* This program goes before all others, khugepaged among them, while it runs. */
+void become_first(void);
+
+/* Counts a tracepoint in the thread @pid, from now on. */
+int open_tracepoint(const char *tracepoint, const char *filter, int pid);
+uint64_t tracepoint_count(int fd);
+
+/* One walk of the multi-gen LRU over all memory; gives the instructions of it. */
+uint64_t age_memory(void);
+
+/* Anonymous memory that starts at a PMD. */
+struct address_range map_memory(unsigned long size, unsigned long pmd_size);
+
+/* The counters of collapse hints, as lines "name,value". */
+void print_hint_counters(void);
+
+#endif
