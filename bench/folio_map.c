@@ -205,6 +205,39 @@ uint64_t folio_census_mapped(const struct folio_census *census)
 	return pages;
 }
 
+void folio_find(struct folio_map *map, const unsigned long *addresses, size_t nr,
+		unsigned int order, struct folio_found *found)
+{
+	uint64_t *entries = calloc(map->pmd_pages, sizeof(*entries));
+	unsigned long block = 0, vpn, head, last_head = 0;
+	unsigned int found_order;
+	uint64_t entry;
+	size_t i;
+
+	if (!entries)
+		err(2, "memory for the page map");
+	memset(found, 0, sizeof(*found));
+	for (i = 0; i < nr; i++) {
+		vpn = addresses[i] / map->page_size;
+		if (vpn / map->pmd_pages != block) {
+			block = vpn / map->pmd_pages;
+			read_entries(map->pagemap_fd, block * map->pmd_pages,
+				     map->pmd_pages, entries, "pagemap");
+		}
+		entry = entries[vpn % map->pmd_pages];
+		if (!(entry & PAGEMAP_PRESENT))
+			continue;
+		found_order = folio_order(map, PAGEMAP_PFN(entry), &head);
+		if (found_order < order)
+			continue;
+		found->pages++;
+		if (head != last_head)
+			found->folio_pages += 1UL << found_order;
+		last_head = head;
+	}
+	free(entries);
+}
+
 void folio_full_windows(struct folio_map *map, struct address_range range,
 			unsigned int order,
 			void (*found)(struct address_range window, void *arg),

@@ -8,6 +8,7 @@
 #define FOLIO_MAP_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define FOLIO_MAX_ORDER 20
@@ -46,6 +47,17 @@ void folio_map_close(struct folio_map *map);
 void folio_census_add(struct folio_map *map, struct address_range range,
 		      bool anon_only, struct folio_census *census);
 uint64_t folio_census_mapped(const struct folio_census *census);
+
+struct folio_found {
+	/* how many of the pages are in folios large enough, */
+	uint64_t pages;
+	/* and how many pages these folios have, other pages than those included */
+	uint64_t folio_pages;
+};
+
+/* Looks at the pages at @addresses, which ascend, for folios of at least @order. */
+void folio_find(struct folio_map *map, const unsigned long *addresses, size_t nr,
+		unsigned int order, struct folio_found *found);
 
 /*
  * Calls @found for every aligned window of 1 << @order pages in [range) that

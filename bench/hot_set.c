@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * How long it takes khugepaged, at its default pace, until the part of memory
+ * that is in use is in large folios, and what else it collapses meanwhile.
+ *
+ * Processes populate cold memory in base pages, the last of them also hot
+ * memory behind its share of it. Then one size of huge pages is turned on, and
+ * from then on the hot pages alone are touched (see hot_watch.h). khugepaged's
+ * knobs stay as they are at boot: pages_to_scan 4096, scan_sleep_millisecs
+ * 10000, max_ptes_none 511.
+ *
+ * Runs in a fresh guest with one CPU and virtual time (scripts/boot --icount).
+ * The hot memory is touched by a process of its own, so that the TLB forgets
+ * between two touches.
+ *
+ * Prints CSV lines "measure,value".
+ */
+#define _GNU_SOURCE
+#include <err.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "guest.h"
+#include "hot_watch.h"
+
+static const char usage[] =
+"usage: hot_set --cold-mib MIB --hot-mib MIB [--folio-kib KIB] [--processes N]\n"
+"               [--stride K] [--limit SECONDS] [--no-hints] [--no-aging]\n"
+"  --processes N  so many processes with equal shares of the cold memory; the last\n"
+"                 one that khugepaged gets to know has the hot memory\n"
+"  --stride K     only each K-th page of the hot memory is hot\n"
+"  --no-hints     turn collapse hints off\n"
+"  --no-aging     no aging walks\n";
+
+/* A process that populates memory and then obeys one-letter orders. */
+struct worker {
+	int pid;
+	int orders;	/* written by the parent */
+	int answers;	/* read by the parent */
+};
+
+struct layout {
+	unsigned long page_size;
+	unsigned long pmd_size;
+	unsigned long cold;
+	unsigned long hot;
+	unsigned long stride;
+};
+
+enum { MEET_KHUGEPAGED = 'm', TOUCH = 't', DONE = 'd' };
+
+static void touch_hot(const struct layout *layout, unsigned long hot)
+{
+	unsigned long offset;
+
+	for (offset = 0; offset < layout->hot; offset += layout->stride * layout->page_size)
+		(void)*(volatile char *)(hot + offset);
+}
+
+/* A process gets known by asking for huge pages somewhere: here, in memory it never uses. */
+static void meet_khugepaged(const struct layout *layout)
+{
+	struct address_range unused = map_memory(layout->pmd_size, layout->pmd_size);
+
+	if (madvise((void *)unused.start, layout->pmd_size, MADV_HUGEPAGE))
+		err(2, "MADV_HUGEPAGE");
+}
+
+static void work(const struct layout *layout, int orders, int answers)
+{
+	unsigned long size = layout->cold + layout->hot, offset;
+	struct address_range memory = map_memory(size, layout->pmd_size);
+	unsigned long hot = memory.start + layout->cold;
+	char letter;
+
+	for (offset = 0; offset < size; offset += layout->page_size)
+		*(volatile unsigned long *)(memory.start + offset) = offset + 1;
+	if (write(answers, &hot, sizeof(hot)) != sizeof(hot))
+		err(2, "answering");
+	while (read(orders, &letter, 1) == 1) {
+		if (letter == MEET_KHUGEPAGED)
+			meet_khugepaged(layout);
+		else
+			touch_hot(layout, hot);
+		letter = DONE;
+		if (write(answers, &letter, 1) != 1)
+			err(2, "answering");
+	}
+	_exit(0);
+}
+
+/* Returns, after the memory is populated, where the hot part of it is. */
+static unsigned long start_worker(struct worker *worker, const struct layout *layout)
+{
+	int orders[2], answers[2];
+	unsigned long hot;
+
+	if (pipe(orders) || pipe(answers))
+		err(2, "pipe");
+	worker->pid = fork();
+	if (worker->pid < 0)
+		err(2, "fork");
+	if (!worker->pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close(orders[1]);
+		close(answers[0]);
+		work(layout, orders[0], answers[1]);
+	}
+	close(orders[0]);
+	close(answers[1]);
+	worker->orders = orders[1];
+	worker->answers = answers[0];
+	if (read(worker->answers, &hot, sizeof(hot)) != sizeof(hot))
+		errx(2, "a process did not populate its memory: is there enough?");
+	return hot;
+}
+
+static void order(struct worker *worker, char letter)
+{
+	if (write(worker->orders, &letter, 1) != 1 || read(worker->answers, &letter, 1) != 1)
+		errx(2, "a process has gone: is there enough memory?");
+}
+
+static void touch(void *arg)
+{
+	order(arg, TOUCH);
+}
+
+static void check_defaults(void)
+{
+	if (read_number(THP "khugepaged/pages_to_scan") != 4096 ||
+	    read_number(THP "khugepaged/scan_sleep_millisecs") != 10000 ||
+	    read_number(THP "khugepaged/max_ptes_none") != 511)
+		errx(2, "khugepaged's knobs are not what this was written for: see bench/hot_set.c");
+}
+
+/* How much memory of all processes is in large folios: what nr_anon must agree with. */
+static void print_census(const struct worker *workers, unsigned int nr, unsigned long folio_kib)
+{
+	struct folio_census census = { 0 };
+	uint64_t kib = 0;
+	unsigned int i, order;
+
+	for (i = 0; i < nr; i++) {
+		struct address_range vma;
+		struct folio_map map;
+		char path[64], line[512];
+		FILE *file;
+
+		snprintf(path, sizeof(path), "/proc/%d/maps", workers[i].pid);
+		file = fopen(path, "r");
+		if (!file)
+			err(2, "%s", path);
+		folio_map_open(&map, workers[i].pid);
+		while (fgets(line, sizeof(line), file)) {
+			if (sscanf(line, "%lx-%lx", &vma.start, &vma.end) == 2)
+				folio_census_add(&map, vma, true, &census);
+		}
+		fclose(file);
+		for (order = 0; i == nr - 1 && order <= FOLIO_MAX_ORDER; order++) {
+			if (map.page_size << order >= folio_kib * 1024)
+				kib += census.mapped[order] * map.page_size / 1024;
+		}
+		folio_map_close(&map);
+	}
+	printf("large_kib_by_page_map,%llu\n", (unsigned long long)kib);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "cold-mib", required_argument, NULL, 'c' },
+		{ "hot-mib", required_argument, NULL, 'h' },
+		{ "folio-kib", required_argument, NULL, 'f' },
+		{ "processes", required_argument, NULL, 'p' },
+		{ "stride", required_argument, NULL, 's' },
+		{ "limit", required_argument, NULL, 'l' },
+		{ "no-hints", no_argument, NULL, 'n' },
+		{ "no-aging", no_argument, NULL, 'a' },
+		{ }
+	};
+	struct layout layout = { .page_size = sysconf(_SC_PAGESIZE), .stride = 1 };
+	unsigned long processes = 1, cold = 0, hot_at = 0, i, *pages;
+	struct hot_watch watch = { .folio_kib = 64, .aging = true, .limit_seconds = 4000 };
+	bool hints = true, cold_given = false;
+	struct worker *workers;
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (option) {
+		case 'c':
+			cold = parse_number(optarg) << 20;
+			cold_given = true;
+			break;
+		case 'h':
+			layout.hot = parse_number(optarg) << 20;
+			break;
+		case 'f':
+			watch.folio_kib = parse_number(optarg);
+			break;
+		case 'p':
+			processes = parse_number(optarg);
+			break;
+		case 's':
+			layout.stride = parse_number(optarg);
+			break;
+		case 'l':
+			watch.limit_seconds = parse_number(optarg);
+			break;
+		case 'n':
+			hints = false;
+			break;
+		case 'a':
+			watch.aging = false;
+			break;
+		default:
+			fputs(usage, stderr);
+			return 2;
+		}
+	}
+	layout.pmd_size = read_number(THP "hpage_pmd_size");
+	if (optind != argc || !cold_given || !layout.hot || !processes || !layout.stride ||
+	    cold / processes % layout.pmd_size || layout.hot % layout.pmd_size) {
+		fputs(usage, stderr);
+		errx(2, "each share of the memory is a multiple of %lu MiB", layout.pmd_size >> 20);
+	}
+	layout.cold = cold / processes;
+
+	check_clock_counts_instructions();
+	check_defaults();
+	all_sizes_off();
+	if (!hints)
+		write_file(THP "khugepaged/collapse_hints", "0");
+
+	workers = calloc(processes, sizeof(*workers));
+	watch.nr = layout.hot / layout.page_size / layout.stride;
+	pages = calloc(watch.nr, sizeof(*pages));
+	if (!workers || !pages)
+		err(2, "memory");
+	for (i = 0; i < processes; i++) {
+		struct layout share = layout;
+
+		if (i < processes - 1)
+			share.hot = 0;
+		hot_at = start_worker(&workers[i], &share);
+	}
+	for (i = 0; i < watch.nr; i++)
+		pages[i] = hot_at + i * layout.stride * layout.page_size;
+	watch.pages = pages;
+	watch.pid = workers[processes - 1].pid;
+	watch.touch = touch;
+	watch.arg = &workers[processes - 1];
+
+	hot_watch_prepare(&watch);
+	for (i = 0; i < processes; i++)
+		order(&workers[i], MEET_KHUGEPAGED);
+	hot_watch_run(&watch);
+	print_census(workers, processes, watch.folio_kib);
+	return 0;
+}
