@@ -34,9 +34,10 @@ kernel: deps    ## the guest's kernel, from build/linux
 image: kernel   ## the guest's programs: selftests and bench tools
 	@scripts/selftests
 	@bench/tools build/bench
-	@scripts/image build/image.cpio build/selftests/kselftest/mm:/selftests build/bench/folios build/bench/collapse_cost
+	@scripts/image build/image.cpio build/selftests/kselftest/mm:/selftests \
+		build/bench/folios build/bench/collapse_cost build/bench/hot_set build/bench/aging_cost build/bench/hint_flood
 
-bench: deps     ## count guest instructions, the base against the series
+bench: deps     ## count guest instructions and seconds: the base, the series, Linux 7.3
 	@scripts/tree --keep
 	@bench/run
 
