@@ -4,7 +4,7 @@
  * stop the scan of everything else. Needs a kernel with hints.
  *
  * The hints go through debugfs. "flood" gives each of them for another PMD of
- * memory that is mapped and not populated, and khugepaged sleeps meanwhile.
+ * memory that is mapped but not populated (so none of them leads to a folio), and khugepaged sleeps meanwhile.
  * "share" gives so many before each wake that khugepaged could do nothing else,
  * and counts what it does.
  *
@@ -33,7 +33,8 @@
 static const char usage[] =
 "usage: hint_flood flood --hints N --processes N\n"
 "       hint_flood share --hinted-mib MIB --other-mib MIB [--failing]\n"
-"  --failing  the hinted memory is not populated, so that no hint leads to a folio\n";
+"  --failing  the hinted memory is shared with another process, so that no hint\n"
+"             leads to a folio\n";
 
 static unsigned long pmd_size;
 static int hint_fd;
@@ -90,22 +91,36 @@ static void print_memory(const char *when)
 		printf("%s_%s_kib,%ld\n", when, fields[i], read_field("/proc/meminfo", fields[i]));
 }
 
-static struct process start_process(unsigned long size, bool populated)
+enum population { ONE_PAGE, ALL, ALL_SHARED };
+
+static void populate(struct address_range memory)
 {
-	unsigned long offset, page_size = sysconf(_SC_PAGESIZE);
+	unsigned long address, page_size = sysconf(_SC_PAGESIZE);
+
+	for (address = memory.start; address < memory.end; address += page_size)
+		*(volatile unsigned long *)address = address;
+}
+
+/* A process with memory; one page of it must be populated for khugepaged to care. */
+static struct process start_process(unsigned long size, enum population population)
+{
 	struct process process = { .memory = map_memory(size, pmd_size) };
 	char letter = 0;
 	int ready[2];
 
 	if (pipe(ready))
 		err(2, "pipe");
+	if (population == ALL_SHARED)
+		populate(process.memory);
 	process.pid = fork();
 	if (process.pid < 0)
 		err(2, "fork");
 	if (!process.pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		for (offset = 0; populated && offset < size; offset += page_size)
-			*(volatile unsigned long *)(process.memory.start + offset) = offset + 1;
+		if (population == ALL)
+			populate(process.memory);
+		else if (population == ONE_PAGE)
+			*(volatile char *)process.memory.start = 1;
 		if (write(ready[1], &letter, 1) != 1)
 			err(2, "pipe");
 		pause();
@@ -116,7 +131,8 @@ static struct process start_process(unsigned long size, bool populated)
 		errx(2, "a process has gone: is there enough memory?");
 	close(ready[0]);
 	/* The child has its own. */
-	munmap((void *)process.memory.start, size);
+	if (population != ALL_SHARED)
+		munmap((void *)process.memory.start, size);
 	return process;
 }
 
@@ -131,7 +147,7 @@ static void give_hint(int pid, unsigned long address, int priority)
 	char line[64];
 	int length = snprintf(line, sizeof(line), "%d 0x%lx %d", pid, address, priority);
 
-	if (pwrite(hint_fd, line, length, 0) != length)
+	if (write(hint_fd, line, length) != length)
 		err(2, HINT_FILE ": '%s'", line);
 }
 
@@ -196,7 +212,7 @@ static void flood(unsigned long nr, unsigned long nr_processes)
 	if (!processes || nr % nr_processes)
 		errx(2, "as many hints for each process");
 	for (i = 0; i < nr_processes; i++)
-		processes[i] = start_process(nr / nr_processes * pmd_size, false);
+		processes[i] = start_process(nr / nr_processes * pmd_size, ONE_PAGE);
 
 	meet_khugepaged(&processes[0]);
 
@@ -262,8 +278,8 @@ static void share(unsigned long hinted, unsigned long other, bool failing)
 	char state, name[32];
 
 	/* The round robin works on the first process, the hints are for the second. */
-	first = start_process(other, true);
-	second = start_process(hinted, !failing);
+	first = start_process(other, ALL);
+	second = start_process(hinted, failing ? ALL_SHARED : ALL);
 	meet_khugepaged(&first);
 	khugepaged = find_khugepaged(&state);
 	scans = open_tracepoint("huge_memory/mm_khugepaged_scan_pmd", NULL, khugepaged);

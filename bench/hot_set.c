@@ -63,29 +63,23 @@ static void touch_hot(const struct layout *layout, unsigned long hot)
 		(void)*(volatile char *)(hot + offset);
 }
 
-/* A process gets known by asking for huge pages somewhere: here, in memory it never uses. */
-static void meet_khugepaged(const struct layout *layout)
-{
-	struct address_range unused = map_memory(layout->pmd_size, layout->pmd_size);
-
-	if (madvise((void *)unused.start, layout->pmd_size, MADV_HUGEPAGE))
-		err(2, "MADV_HUGEPAGE");
-}
-
 static void work(const struct layout *layout, int orders, int answers)
 {
 	unsigned long size = layout->cold + layout->hot, offset;
 	struct address_range memory = map_memory(size, layout->pmd_size);
+	struct address_range first = map_memory(layout->pmd_size, layout->pmd_size);
 	unsigned long hot = memory.start + layout->cold;
 	char letter;
 
+	*(volatile char *)first.start = 1;
 	for (offset = 0; offset < size; offset += layout->page_size)
 		*(volatile unsigned long *)(memory.start + offset) = offset + 1;
 	if (write(answers, &hot, sizeof(hot)) != sizeof(hot))
 		err(2, "answering");
 	while (read(orders, &letter, 1) == 1) {
+		/* A process gets known by asking for huge pages, for some populated memory. */
 		if (letter == MEET_KHUGEPAGED)
-			meet_khugepaged(layout);
+			madvise((void *)first.start, layout->pmd_size, MADV_HUGEPAGE);
 		else
 			touch_hot(layout, hot);
 		letter = DONE;
