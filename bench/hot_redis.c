@@ -313,8 +313,8 @@ static void find_hot_pages(struct redis *redis, struct hot_pages *hot)
 	hot->pagemap = open(path, O_RDONLY);
 	if (hot->pagemap < 0)
 		err(2, "%s", path);
-	/* Only pages on the LRU lists can be marked: this puts the stragglers there. */
-	write_file("/proc/sys/vm/compact_memory", "1");
+	/* Only pages on the LRU lists can be marked. This puts the stragglers there, too. */
+	write_file("/proc/sys/vm/drop_caches", "1");
 	write_idle(true);
 	read_idle(&hot->before);
 	ask_keys(redis, true);
