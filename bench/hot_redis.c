@@ -35,6 +35,7 @@
 #define MAX_LENGTH	4096
 #define KEYS_PER_REQUEST 64
 #define ASK_SECONDS	10
+#define SETTLE_SECONDS	10
 #define WINDOW_PAGES	512
 
 static const char usage[] =
@@ -313,8 +314,11 @@ static void find_hot_pages(struct redis *redis, struct hot_pages *hot)
 	hot->pagemap = open(path, O_RDONLY);
 	if (hot->pagemap < 0)
 		err(2, "%s", path);
-	/* Only pages on the LRU lists can be marked. This puts the stragglers there, too. */
-	write_file("/proc/sys/vm/drop_caches", "1");
+	/* Each request moves a part of the growing hash table: be done with that. */
+	ask_keys(redis, false);
+	sleep(SETTLE_SECONDS);
+	/* Only pages on the LRU lists can be marked: this puts the stragglers there. */
+	write_file("/sys/devices/system/node/node0/compact", "1");
 	write_idle(true);
 	read_idle(&hot->before);
 	ask_keys(redis, true);
