@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Every command of the project; `make help` lists them.
 
-.PHONY: help demo test check race shell tree export kernel image bench clean deps
+.PHONY: help demo test check race cross shell tree export kernel image bench clean deps
 
 help:           ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -20,6 +20,11 @@ check: deps     ## the part of the tests that needs no guest: each patch applies
 race: deps      ## race collapse against all that changes page tables, for SECONDS=60 on each kernel
 	@scripts/tree --keep
 	@tests/race "$(or $(SECONDS),60)"
+
+cross:          ## not part of test: mm/ builds for arm64, powerpc, s390x; a guest with a PMD of 512M runs khugepaged's tests
+	@scripts/deps cross
+	@scripts/tree --keep
+	@tests/cross
 
 shell: image    ## a shell in the guest, with the selftests and bench tools; ./share is /share there
 	@mkdir -p share
