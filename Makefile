@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Every command of the project; `make help` lists them.
 
-.PHONY: help demo test check race cross shell tree export kernel image bench clean deps
+.PHONY: help demo test check race mutants cross shell tree export kernel image bench clean deps
 
 help:           ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -20,6 +20,10 @@ check: deps     ## the part of the tests that needs no guest: each patch applies
 race: deps      ## race collapse against all that changes page tables, for SECONDS=60 on each kernel
 	@scripts/tree --keep
 	@tests/race "$(or $(SECONDS),60)"
+
+mutants: deps   ## break the kernel in small ways, one by one: which test notices? (PATTERN=name: only some)
+	@scripts/tree --keep
+	@tests/mutants/run '$(PATTERN)'
 
 cross:          ## not part of test: mm/ builds for arm64, powerpc, s390x; a guest with a PMD of 512M runs khugepaged's tests
 	@scripts/deps cross
