@@ -21,7 +21,7 @@
 #define TRACING		"/sys/kernel/tracing"
 #define LRU_GEN		"/sys/kernel/debug/lru_gen"
 /* Longer than any pass, and free: the guest skips idle time. */
-#define POLL_SECONDS	5
+#define POLL_MILLISECONDS 5000
 
 void write_file(const char *path, const char *format, ...)
 {
@@ -153,7 +153,23 @@ clockid_t cpu_clock_of(int pid)
 	return clock;
 }
 
+void sleep_milliseconds(unsigned int milliseconds)
+{
+	struct timespec time = {
+		.tv_sec = milliseconds / 1000,
+		.tv_nsec = milliseconds % 1000 * 1000000,
+	};
+
+	while (nanosleep(&time, &time))
+		;
+}
+
 void wait_until_idle(int pid)
+{
+	wait_until_idle_for(pid, POLL_MILLISECONDS);
+}
+
+void wait_until_idle_for(int pid, unsigned int milliseconds)
 {
 	uint64_t before, now = nanoseconds(cpu_clock_of(pid));
 	char state;
@@ -164,7 +180,7 @@ void wait_until_idle(int pid)
 		 * khugepaged has the CPU for itself meanwhile. Short sleeps would cut
 		 * into its pass, and then its clock is short of what it ran.
 		 */
-		sleep(POLL_SECONDS);
+		sleep_milliseconds(milliseconds);
 		if (find_khugepaged(&state) != pid)
 			errx(2, "khugepaged has gone");
 		now = nanoseconds(cpu_clock_of(pid));
@@ -194,12 +210,14 @@ void become_first(void)
 		err(2, "sched_setscheduler");
 }
 
-int open_tracepoint(const char *tracepoint, const char *filter, int pid)
+static int open_tracepoint_sampling(const char *tracepoint, const char *filter,
+				    int pid, uint64_t sample_type)
 {
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_TRACEPOINT,
 		.size = sizeof(attr),
 		.sample_period = 1,
+		.sample_type = sample_type,
 	};
 	char path[256];
 	int fd;
@@ -217,6 +235,11 @@ int open_tracepoint(const char *tracepoint, const char *filter, int pid)
 	return fd;
 }
 
+int open_tracepoint(const char *tracepoint, const char *filter, int pid)
+{
+	return open_tracepoint_sampling(tracepoint, filter, pid, 0);
+}
+
 uint64_t tracepoint_count(int fd)
 {
 	uint64_t count;
@@ -224,6 +247,59 @@ uint64_t tracepoint_count(int fd)
 	if (read(fd, &count, sizeof(count)) != sizeof(count))
 		err(2, "reading the count of a tracepoint");
 	return count;
+}
+
+/* What the kernel writes for a hit if it is asked for the time alone. */
+struct time_sample {
+	struct perf_event_header header;
+	uint64_t time;
+};
+
+#define RING_SIZE (RECORDED_TIMES * sizeof(struct time_sample))
+
+void record_tracepoint(struct recording *recording, const char *tracepoint,
+		       const char *filter, int pid)
+{
+	recording->fd = open_tracepoint_sampling(tracepoint, filter, pid, PERF_SAMPLE_TIME);
+	recording->ring = mmap(NULL, sysconf(_SC_PAGESIZE) + RING_SIZE,
+			       PROT_READ | PROT_WRITE, MAP_SHARED, recording->fd, 0);
+	if (recording->ring == MAP_FAILED)
+		err(2, "a buffer for %s", tracepoint);
+}
+
+size_t take_recorded_times(struct recording *recording, uint64_t times[RECORDED_TIMES])
+{
+	struct perf_event_mmap_page *ring = recording->ring;
+	const char *data = (const char *)ring + sysconf(_SC_PAGESIZE);
+	uint64_t head = __atomic_load_n(&ring->data_head, __ATOMIC_ACQUIRE);
+	uint64_t at = ring->data_tail;
+	size_t nr = 0;
+
+	while (at < head) {
+		const struct time_sample *sample = (const void *)(data + at % RING_SIZE);
+
+		/* All samples have the same size, so none goes around the end. */
+		if (sample->header.type != PERF_RECORD_SAMPLE ||
+		    sample->header.size != sizeof(*sample))
+			errx(2, "a record of type %u and %u bytes: too many hits for the buffer?",
+			     sample->header.type, sample->header.size);
+		times[nr++] = sample->time;
+		at += sizeof(*sample);
+	}
+	__atomic_store_n(&ring->data_tail, head, __ATOMIC_RELEASE);
+	return nr;
+}
+
+static int compare_numbers(const void *left, const void *right)
+{
+	const uint64_t *a = left, *b = right;
+
+	return (*a > *b) - (*a < *b);
+}
+
+void sort_numbers(uint64_t *numbers, size_t nr)
+{
+	qsort(numbers, nr, sizeof(*numbers), compare_numbers);
 }
 
 /*

@@ -7,10 +7,13 @@
 #define GUEST_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <time.h>
 
 #include "folio_map.h"
+
+struct perf_event_mmap_page;
 
 #define THP		"/sys/kernel/mm/transparent_hugepage/"
 #define NEXT_WAKE_MILLISECONDS (24 * 3600 * 1000)
@@ -30,8 +33,10 @@ unsigned long read_size(unsigned long folio_kib, const char *name);
 
 /* The pid of khugepaged, or 0; its state letter goes to @state. */
 int find_khugepaged(char *state);
-/* Waits until it sleeps and its clock stands still. */
+/* Waits until it sleeps and its clock stands still, looking once in a while. */
 void wait_until_idle(int pid);
+void wait_until_idle_for(int pid, unsigned int milliseconds);
+void sleep_milliseconds(unsigned int milliseconds);
 
 uint64_t nanoseconds(clockid_t clock);
 clockid_t cpu_clock_of(int pid);
@@ -44,6 +49,20 @@ void become_first(void);
 /* Counts a tracepoint in the thread @pid, from now on. */
 int open_tracepoint(const char *tracepoint, const char *filter, int pid);
 uint64_t tracepoint_count(int fd);
+
+/* When a tracepoint was hit in the thread @pid: up to RECORDED_TIMES times. */
+#define RECORDED_TIMES	(64 * 1024)
+struct recording {
+	int fd;
+	struct perf_event_mmap_page *ring;
+};
+void record_tracepoint(struct recording *recording, const char *tracepoint,
+		       const char *filter, int pid);
+/* Moves what was recorded since the last call to @times; gives how many. */
+size_t take_recorded_times(struct recording *recording, uint64_t times[RECORDED_TIMES]);
+
+/* Sorts numbers, smallest first. */
+void sort_numbers(uint64_t *numbers, size_t nr);
 
 /* One walk of the multi-gen LRU over all memory; gives the instructions of it. */
 uint64_t age_memory(void);
