@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # Every command of the project; `make help` lists them.
 
-.PHONY: help demo test check race mutants cross shell tree export kernel image bench clean deps
+.PHONY: help demo test check race mutants cross series bisect-check shell tree export kernel image bench clean deps
 
 help:           ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: kernel    ## install, fetch, build, boot, and watch khugepaged collapse the heap of a redis server
 	@demo/run
@@ -29,6 +29,16 @@ cross:          ## not part of test: mm/ builds for arm64, powerpc, s390x; a gue
 	@scripts/deps cross
 	@scripts/tree --keep
 	@tests/cross
+
+series:         ## build/series: each topic as mails to send, checked as a list would (SENDER="NAME <ADDRESS>" signs them; VERSION=2)
+	@scripts/deps series
+	@scripts/tree
+	@scripts/series "$(SENDER)" "$(VERSION)"
+	@tests/series
+
+bisect-check: deps ## not part of test: build and boot the kernel after each patch (an hour)
+	@scripts/tree --keep
+	@tests/bisect
 
 shell: image    ## a shell in the guest, with the selftests and bench tools; ./share is /share there
 	@mkdir -p share
