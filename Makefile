@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 # Every command of the project; `make help` lists them.
 
-.PHONY: help demo test check race mutants cross series bisect-check shell tree export kernel image bench clean deps
+.PHONY: help demo watch test check race mutants cross series bisect-check shell tree export kernel image bench clean deps
 
 help:           ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: kernel    ## install, fetch, build, boot, and watch khugepaged collapse the heap of a redis server
 	@demo/run
+
+watch: kernel   ## thptop while khugepaged works on a redis server, until q; build/watch.svg plots it (SECONDS=60: ends by itself)
+	@demo/watch $(SECONDS)
 
 test: deps      ## everything that proves the series; ends in a count of passed, failed and skipped
 	@scripts/tree --keep
