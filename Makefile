@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Every command of the project; `make help` lists them.
 
-.PHONY: help demo watch test check race mutants cross series bisect-check shell tree export kernel image bench clean deps
+.PHONY: help demo watch test check race mutants cross deb deb-test series bisect-check shell tree export kernel image bench clean deps
 
 help:           ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -32,6 +32,14 @@ cross:          ## not part of test: mm/ builds for arm64, powerpc, s390x; a gue
 	@scripts/deps cross
 	@scripts/tree --keep
 	@tests/cross
+
+deb:            ## Debian packages of the series' kernel, in build/packages; CONFIG=/boot/config-... for one like yours
+	@scripts/deps deb
+	@scripts/tree --keep
+	@scripts/deb $(if $(CONFIG),'$(CONFIG)')
+
+deb-test: deb   ## not part of test: the package installed, booted, at work and removed again in a Debian guest (root)
+	@tests/deb
 
 series:         ## build/series: each topic as mails to send, checked as a list would (SENDER="NAME <ADDRESS>" signs them; VERSION=2)
 	@scripts/deps series
