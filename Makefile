@@ -1,6 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
 # Every command of the project; `make help` lists them.
 
+# Arguments are checked before anything else is done: a wrong one costs no build.
+quote = '$(subst ','\'',$(1))'
+given := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+ARGUMENTS := $(foreach name,JOBS ACCEL KERNEL_TARBALL SECONDS KERNELS PATTERN CONFIG SENDER VERSION CLEAN,$(call quote,$(name)=$($(name))))
+wrong := $(shell scripts/arguments --for $(call quote,$(MAKECMDGOALS)) --given $(call quote,$(given)) $(ARGUMENTS))
+ifneq ($(.SHELLSTATUS),0)
+$(error $(wrong))
+endif
+# Scripts find them in their environment; the kernel's make must not take VERSION for its own, nor bash SECONDS.
+MAKEOVERRIDES :=
+unexport SECONDS VERSION
+
 .PHONY: help demo watch test check race mutants cross deb deb-test series bisect-check shell tree export kernel image bench clean deps
 
 help:           ## this list
@@ -10,7 +22,7 @@ demo: kernel    ## install, fetch, build, boot, and watch khugepaged collapse th
 	@demo/run
 
 watch: kernel   ## thptop while khugepaged works on a redis server, until q; build/watch.svg plots it (SECONDS=60: ends by itself)
-	@demo/watch $(SECONDS)
+	@demo/watch $(call quote,$(SECONDS))
 
 test: deps      ## everything that proves the series; ends in a count of passed, failed and skipped
 	@scripts/tree --keep
@@ -22,11 +34,11 @@ check: deps     ## the part of the tests that needs no guest: each patch applies
 
 race: deps      ## race collapse against all that changes page tables, for SECONDS=60 on each kernel
 	@scripts/tree --keep
-	@tests/race "$(or $(SECONDS),60)"
+	@tests/race $(or $(SECONDS),60)
 
 mutants: deps   ## break the kernel in small ways, one by one: which test notices? (PATTERN=name: only some)
 	@scripts/tree --keep
-	@tests/mutants/run '$(PATTERN)'
+	@tests/mutants/run $(call quote,$(PATTERN))
 
 cross:          ## not part of test: mm/ builds for arm64, powerpc, s390x; a guest with a PMD of 512M runs khugepaged's tests
 	@scripts/deps cross
@@ -36,7 +48,7 @@ cross:          ## not part of test: mm/ builds for arm64, powerpc, s390x; a gue
 deb:            ## Debian packages of the series' kernel, in build/packages; CONFIG=/boot/config-... for one like yours
 	@scripts/deps deb
 	@scripts/tree --keep
-	@scripts/deb $(if $(CONFIG),'$(CONFIG)')
+	@scripts/deb $(call quote,$(CONFIG))
 
 deb-test: deb   ## not part of test: the package installed, booted, at work and removed again in a Debian guest (root)
 	@tests/deb
@@ -44,7 +56,7 @@ deb-test: deb   ## not part of test: the package installed, booted, at work and 
 series:         ## build/series: each topic as mails to send, checked as a list would (SENDER="NAME <ADDRESS>" signs them; VERSION=2)
 	@scripts/deps series
 	@scripts/tree
-	@scripts/series "$(SENDER)" "$(VERSION)"
+	@scripts/series $(call quote,$(SENDER)) $(call quote,$(VERSION))
 	@tests/series
 
 bisect-check: deps ## not part of test: build and boot the kernel after each patch (an hour)
