@@ -229,7 +229,11 @@ static void start(const char *delay, const char *budget, const char *processes)
 	if (!child) {
 		setpgid(0, 0);
 		set_foreground(getpid());
+		/* As a shell does it. What runs in the background of a script ignores the keys' signals. */
 		signal(SIGTTOU, SIG_DFL);
+		signal(SIGHUP, SIG_DFL);
+		signal(SIGINT, SIG_DFL);
+		signal(SIGQUIT, SIG_DFL);
 		dup2(slave, STDIN_FILENO);
 		dup2(slave, STDOUT_FILENO);
 		dup2(slave, STDERR_FILENO);
