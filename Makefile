@@ -13,7 +13,7 @@ endif
 MAKEOVERRIDES :=
 unexport SECONDS VERSION
 
-.PHONY: help demo watch test check race mutants cross deb deb-test series bisect-check shell tree export kernel image bench clean deps
+.PHONY: help demo watch test check race stress mutants cross deb deb-test series bisect-check shell tree export kernel image bench clean deps
 
 help:           ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -35,6 +35,11 @@ check: deps     ## the part of the tests that needs no guest: each patch applies
 race: deps      ## race collapse against all that changes page tables, for SECONDS=60 on each kernel
 	@scripts/tree --keep
 	@tests/race $(or $(SECONDS),60)
+
+stress:         ## not part of test: stress-ng's memory tests beside khugepaged at full pace, SECONDS=1800 with 2 CPUs, then with 4
+	@scripts/deps stress
+	@scripts/tree --keep
+	@tests/stress $(or $(SECONDS),1800)
 
 mutants: deps   ## break the kernel in small ways, one by one: which test notices? (PATTERN=name: only some)
 	@scripts/tree --keep
