@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * How much memory of a process gets into 64K folios at all. The process fills its
+ * memory while all sizes are off, and does nothing from then on, unless --touch has
+ * it map and touch a page elsewhere so that any khugepaged gets to know it.
+ *
+ *   area      one area of 64 MiB
+ *   mappings  1000 areas of 60 to 1900 KiB
+ *   stacks    200 threads, 200 KiB in use of each stack of 256 KiB, from mmap()
+ *             without MAP_STACK: the kernel keeps huge pages from what has that
+ *
+ * Prints CSV lines "measure,value".
+ */
+#define _GNU_SOURCE
+#include <err.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "guest.h"
+
+#define FOLIO_KIB	64
+#define PASSES		3
+
+#define NR_MAPPINGS	1000
+#define MIN_KIB		60
+#define MAX_KIB		1900
+
+#define NR_THREADS	200
+#define STACK_KIB	256
+#define STACK_USED_KIB	200
+
+static const char usage[] = "usage: reach area|mappings|stacks [--touch]\n";
+
+static unsigned long page_size;
+static struct address_range ranges[NR_MAPPINGS];
+static size_t nr_ranges;
+
+static void add_range(char *start, unsigned long length)
+{
+	ranges[nr_ranges].start = (unsigned long)start;
+	ranges[nr_ranges++].end = (unsigned long)start + length;
+}
+
+/* Areas next to each other would be one: a page without access is before each. */
+static void fill_area(unsigned long length)
+{
+	char *area = mmap(NULL, page_size + length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (area == MAP_FAILED || mprotect(area + page_size, length, PROT_READ | PROT_WRITE))
+		err(2, "mmap");
+	memset(area + page_size, 1, length);
+	add_range(area + page_size, length);
+}
+
+static void fill_mappings(void)
+{
+	unsigned long i, random = 1;
+
+	for (i = 0; i < NR_MAPPINGS; i++) {
+		random = (random * 1103515245 + 12345) % 0x80000000;
+		fill_area((MIN_KIB + random / 64 % (MAX_KIB - MIN_KIB + 1)) * 1024 / page_size * page_size);
+	}
+}
+
+static pthread_barrier_t filled;
+
+static void *use_stack(void *unused)
+{
+	char used[STACK_USED_KIB * 1024];
+
+	(void)unused;
+	memset(used, 1, sizeof(used));
+	__asm__ volatile("" : : "r"(used) : "memory");
+	pthread_barrier_wait(&filled);
+	pause();
+	return NULL;
+}
+
+static void fill_stacks(void)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	int i;
+
+	pthread_attr_init(&attr);
+	for (i = 0; i < NR_THREADS; i++) {
+		char *stack = mmap(NULL, page_size + STACK_KIB * 1024, PROT_NONE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (stack == MAP_FAILED ||
+		    mprotect(stack + page_size, STACK_KIB * 1024, PROT_READ | PROT_WRITE))
+			err(2, "mmap");
+		pthread_barrier_init(&filled, NULL, 2);
+		if (pthread_attr_setstack(&attr, stack + page_size, STACK_KIB * 1024) ||
+		    pthread_create(&thread, &attr, use_stack, NULL))
+			errx(2, "pthread_create");
+		pthread_barrier_wait(&filled);
+		add_range(stack + page_size, STACK_KIB * 1024);
+	}
+}
+
+static void print_folios(void)
+{
+	unsigned int order = __builtin_ctzl(FOLIO_KIB * 1024 / page_size), larger;
+	struct folio_census census = {};
+	struct folio_map map;
+	uint64_t in_folios = 0;
+	size_t i;
+
+	folio_map_open(&map, getpid());
+	for (i = 0; i < nr_ranges; i++)
+		folio_census_add(&map, ranges[i], true, &census);
+	folio_map_close(&map);
+	for (larger = order; larger <= FOLIO_MAX_ORDER; larger++)
+		in_folios += census.whole[larger];
+	printf("kib_populated,%lu\n", folio_census_mapped(&census) * page_size / 1024);
+	printf("kib_in_folios,%lu\n", in_folios * page_size / 1024);
+	printf("percent_in_folios,%.1f\n", 100.0 * in_folios / folio_census_mapped(&census));
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = { { "touch", no_argument, NULL, 't' }, {} };
+	bool touch = false;
+	int opt, pid, pass;
+	char state;
+
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (opt != 't')
+			errx(2, "%s", usage);
+		touch = true;
+	}
+	if (optind + 1 != argc)
+		errx(2, "%s", usage);
+	page_size = sysconf(_SC_PAGESIZE);
+
+	all_sizes_off();
+	write_file(THP "khugepaged/scan_sleep_millisecs", "%d", NEXT_WAKE_MILLISECONDS);
+	write_file(THP "khugepaged/pages_to_scan", "%d", 1 << 30);
+	write_file(THP "khugepaged/max_ptes_none", "0");
+	if (!strcmp(argv[optind], "area"))
+		fill_area(64 << 20);
+	else if (!strcmp(argv[optind], "mappings"))
+		fill_mappings();
+	else if (!strcmp(argv[optind], "stacks"))
+		fill_stacks();
+	else
+		errx(2, "%s", usage);
+
+	write_size(FOLIO_KIB, "enabled", "always");
+	if (touch) {
+		char *area = mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (area == MAP_FAILED)
+			err(2, "mmap");
+		area[1 << 20] = 1;
+	}
+	sleep_milliseconds(100);
+	pid = find_khugepaged(&state);
+	if (!pid)
+		errx(3, "khugepaged does not run with only %u KiB on", FOLIO_KIB);
+	for (pass = 1; pass <= PASSES; pass++) {
+		wait_until_idle(pid);
+		write_file(THP "khugepaged/scan_sleep_millisecs", "%d", NEXT_WAKE_MILLISECONDS);
+	}
+	wait_until_idle(pid);
+	print_folios();
+	return 0;
+}
