@@ -8,7 +8,8 @@
  * (that of a base page: none), in an area that begins at a PMD and has nothing
  * beside it. Of each folio (of each 8 base pages) only the lower or upper half is
  * kept, or all of it is moved by one page. The sizes' "enabled" are "never"
- * afterwards. Then it says "ready".
+ * afterwards, and khugepaged, which runs while one is not, may have the memory
+ * only then. Then it says "ready".
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -56,7 +57,14 @@ static char *reserve(unsigned long size)
 	return area + pmd - (unsigned long)area % pmd;
 }
 
-static void populate(unsigned long kib, unsigned long size, const char *how)
+static void advise(char *area, unsigned long size, int advice)
+{
+	if (madvise(area, size, advice))
+		err(2, "madvise");
+}
+
+/* Returns the area. */
+static char *populate(unsigned long kib, unsigned long size, const char *how)
 {
 	unsigned long page = sysconf(_SC_PAGESIZE), offset, half;
 	bool large = kib * 1024 > page;
@@ -77,24 +85,36 @@ static void populate(unsigned long kib, unsigned long size, const char *how)
 		if (madvise(area + offset + (*how == 'l' ? half : 0), half, MADV_DONTNEED))
 			err(2, "MADV_DONTNEED");
 	}
-	if (!strcmp(how, "shifted") &&
-	    mremap(area, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
-		   reserve(size) + page) == MAP_FAILED)
-		err(2, "mremap");
+	advise(area, size, MADV_NOHUGEPAGE);
+	if (!strcmp(how, "shifted")) {
+		area = mremap(area, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
+			      reserve(size) + page);
+		if (area == MAP_FAILED)
+			err(2, "mremap");
+	}
+	return area;
 }
 
 int main(int argc, char **argv)
 {
 	unsigned long kib, mib;
+	char **areas = calloc(argc, sizeof(*areas));
 	char how[8];
 	int i;
+
+	if (!areas)
+		err(2, "memory for areas");
 
 	for (i = 1; i < argc; i++) {
 		*how = '\0';
 		if (sscanf(argv[i], "%lu:%lu:%7s", &kib, &mib, how) < 2 || !kib ||
 		    (*how && !strstr("lower upper shifted", how)))
 			errx(2, "'%s' is not KIB:MIB[:lower|:upper|:shifted]", argv[i]);
-		populate(kib, mib * MIB, how);
+		areas[i] = populate(kib, mib * MIB, how);
+	}
+	for (i = 1; i < argc; i++) {
+		sscanf(argv[i], "%lu:%lu", &kib, &mib);
+		advise(areas[i], mib * MIB, MADV_HUGEPAGE);
 	}
 	puts("ready");
 	fflush(stdout);
