@@ -41,21 +41,22 @@ static unsigned long page_size;
 static struct address_range ranges[NR_MAPPINGS];
 static size_t nr_ranges;
 
-static void add_range(char *start, unsigned long length)
-{
-	ranges[nr_ranges].start = (unsigned long)start;
-	ranges[nr_ranges++].end = (unsigned long)start + length;
-}
-
 /* Areas next to each other would be one: a page without access is before each. */
-static void fill_area(unsigned long length)
+static char *new_area(unsigned long length)
 {
 	char *area = mmap(NULL, page_size + length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (area == MAP_FAILED || mprotect(area + page_size, length, PROT_READ | PROT_WRITE))
 		err(2, "mmap");
-	memset(area + page_size, 1, length);
-	add_range(area + page_size, length);
+	ranges[nr_ranges].start = (unsigned long)area + page_size;
+	ranges[nr_ranges].end = ranges[nr_ranges].start + length;
+	nr_ranges++;
+	return area + page_size;
+}
+
+static void fill_area(unsigned long length)
+{
+	memset(new_area(length), 1, length);
 }
 
 static void fill_mappings(void)
@@ -90,18 +91,13 @@ static void fill_stacks(void)
 
 	pthread_attr_init(&attr);
 	for (i = 0; i < NR_THREADS; i++) {
-		char *stack = mmap(NULL, page_size + STACK_KIB * 1024, PROT_NONE,
-				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		char *stack = new_area(STACK_KIB * 1024);
 
-		if (stack == MAP_FAILED ||
-		    mprotect(stack + page_size, STACK_KIB * 1024, PROT_READ | PROT_WRITE))
-			err(2, "mmap");
 		pthread_barrier_init(&filled, NULL, 2);
-		if (pthread_attr_setstack(&attr, stack + page_size, STACK_KIB * 1024) ||
+		if (pthread_attr_setstack(&attr, stack, STACK_KIB * 1024) ||
 		    pthread_create(&thread, &attr, use_stack, NULL))
 			errx(2, "pthread_create");
 		pthread_barrier_wait(&filled);
-		add_range(stack + page_size, STACK_KIB * 1024);
 	}
 }
 
