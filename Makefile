@@ -89,6 +89,7 @@ image: kernel   ## the guest's programs: selftests and bench tools
 		build/bench/folios build/bench/collapse_cost build/bench/hot_set build/bench/aging_cost build/bench/hint_flood
 
 bench: deps     ## count guest instructions and seconds: the base, the series, Linux 7.3
+	@scripts/deps bench
 	@scripts/tree --keep
 	@bench/run
 

@@ -107,18 +107,18 @@ unsigned long read_size(unsigned long folio_kib, const char *name)
 	return read_number(path);
 }
 
-int find_khugepaged(char *state)
+void each_process(const char *name, void (*found)(const struct found_process *process, void *arg), void *arg)
 {
 	struct dirent *entry;
 	char path[512];
-	int found = 0;
 	DIR *dir = opendir("/proc");
 
 	if (!dir)
 		err(2, "/proc");
-	while (!found && (entry = readdir(dir))) {
+	while ((entry = readdir(dir))) {
+		struct found_process process;
+		char found_name[32];
 		FILE *file;
-		int pid;
 
 		snprintf(path, sizeof(path), "/proc/%s/stat", entry->d_name);
 		if (entry->d_name[0] < '0' || entry->d_name[0] > '9')
@@ -126,12 +126,26 @@ int find_khugepaged(char *state)
 		file = fopen(path, "r");
 		if (!file)
 			continue;
-		if (fscanf(file, "%d (khugepaged) %c", &pid, state) == 2)
-			found = pid;
+		if (fscanf(file, "%d (%31[^)]) %c", &process.pid, found_name, &process.state) == 3 &&
+		    !strcmp(found_name, name))
+			found(&process, arg);
 		fclose(file);
 	}
 	closedir(dir);
-	return found;
+}
+
+static void take_process(const struct found_process *process, void *arg)
+{
+	*(struct found_process *)arg = *process;
+}
+
+int find_khugepaged(char *state)
+{
+	struct found_process khugepaged = {};
+
+	each_process("khugepaged", take_process, &khugepaged);
+	*state = khugepaged.state;
+	return khugepaged.pid;
 }
 
 uint64_t nanoseconds(clockid_t clock)
@@ -386,6 +400,24 @@ unsigned long parse_number(const char *text)
 	return number;
 }
 
+void each_anonymous_vma(int pid, void (*found)(struct address_range vma, void *arg), void *arg)
+{
+	struct address_range vma;
+	char path[64], line[512], flags[8];
+	unsigned long inode;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	file = fopen(path, "r");
+	if (!file)
+		err(2, "%s", path);
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx %7s %*s %*s %lu", &vma.start, &vma.end, flags, &inode) == 4 &&
+		    !inode && flags[1] == 'w' && !strstr(line, "[stack]"))
+			found(vma, arg);
+	}
+	fclose(file);
+}
 
 void print_hint_counters(void)
 {

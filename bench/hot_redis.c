@@ -197,26 +197,6 @@ static void start_redis(struct redis *redis)
 	}
 }
 
-/* Anonymous memory of redis that may become large: calls @found for each of its VMAs. */
-static void each_vma(const struct redis *redis, void (*found)(struct address_range, void *), void *arg)
-{
-	struct address_range vma;
-	char path[64], line[512], flags[8];
-	unsigned long inode;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/maps", redis->pid);
-	file = fopen(path, "r");
-	if (!file)
-		err(2, "%s", path);
-	while (fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%lx-%lx %7s %*s %*s %lu", &vma.start, &vma.end, flags, &inode) == 4 &&
-		    !inode && flags[1] == 'w' && !strstr(line, "[stack]"))
-			found(vma, arg);
-	}
-	fclose(file);
-}
-
 /* Every page frame's bit of idle page tracking. */
 struct idle_bits {
 	uint64_t *words;
@@ -323,7 +303,7 @@ static void find_hot_pages(struct redis *redis, struct hot_pages *hot)
 	read_idle(&hot->before);
 	ask_keys(redis, true);
 	read_idle(&hot->after);
-	each_vma(redis, add_hot_pages, hot);
+	each_anonymous_vma(redis->pid, add_hot_pages, hot);
 	close(hot->pagemap);
 
 	snprintf(path, sizeof(path), "/proc/%d/clear_refs", redis->pid);

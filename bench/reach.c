@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How much memory of a process gets into 64K folios at all. The process fills its
- * memory while all sizes are off, and does nothing from then on, unless --touch has
- * it map and touch a page elsewhere so that any khugepaged gets to know it.
+ * How much memory gets into 64K folios at all. This process fills its memory while
+ * all sizes are off, and does nothing from then on, unless --touch has it map and
+ * touch a page elsewhere so that any khugepaged gets to know it.
  *
  *   area      one area of 64 MiB
  *   mappings  1000 areas of 60 to 1900 KiB
  *   stacks    200 threads, 200 KiB in use of each stack of 256 KiB, from mmap()
  *             without MAP_STACK: the kernel keeps huge pages from what has that
+ *   of NAME   anonymous memory of all processes of this name, which somebody else
+ *             has filled and may be using
  *
  * Prints CSV lines "measure,value".
  */
@@ -35,7 +37,7 @@
 #define STACK_KIB	256
 #define STACK_USED_KIB	200
 
-static const char usage[] = "usage: reach area|mappings|stacks [--touch]\n";
+static const char usage[] = "usage: reach area|mappings|stacks [--touch] | reach of NAME\n";
 
 static unsigned long page_size;
 static struct address_range ranges[NR_MAPPINGS];
@@ -101,28 +103,76 @@ static void fill_stacks(void)
 	}
 }
 
-static void print_folios(void)
-{
-	unsigned int order = __builtin_ctzl(FOLIO_KIB * 1024 / page_size), larger;
-	struct folio_census census = {};
+struct processes_census {
 	struct folio_map map;
-	uint64_t in_folios = 0;
+	struct folio_census *census;
+	int nr_processes;
+};
+
+static void add_vma(struct address_range vma, void *arg)
+{
+	struct processes_census *processes = arg;
+
+	folio_census_add(&processes->map, vma, true, processes->census);
+}
+
+static void add_process(const struct found_process *process, void *arg)
+{
+	struct processes_census *processes = arg;
+
+	folio_map_open(&processes->map, process->pid);
+	each_anonymous_vma(process->pid, add_vma, processes);
+	folio_map_close(&processes->map);
+	processes->nr_processes++;
+}
+
+static void take_census_of(const char *name, struct folio_census *census)
+{
+	struct processes_census processes = { .census = census };
+
+	each_process(name, add_process, &processes);
+	if (!processes.nr_processes)
+		errx(2, "there is no process %s", name);
+	printf("processes,%d\n", processes.nr_processes);
+}
+
+static void take_own_census(struct folio_census *census)
+{
+	struct folio_map map;
 	size_t i;
 
 	folio_map_open(&map, getpid());
 	for (i = 0; i < nr_ranges; i++)
-		folio_census_add(&map, ranges[i], true, &census);
+		folio_census_add(&map, ranges[i], true, census);
 	folio_map_close(&map);
+}
+
+static void print_folios(const struct folio_census *census)
+{
+	unsigned int order = __builtin_ctzl(FOLIO_KIB * 1024 / page_size), larger;
+	uint64_t in_folios = 0;
+
 	for (larger = order; larger <= FOLIO_MAX_ORDER; larger++)
-		in_folios += census.whole[larger];
-	printf("kib_populated,%lu\n", folio_census_mapped(&census) * page_size / 1024);
+		in_folios += census->whole[larger];
+	printf("kib_populated,%lu\n", folio_census_mapped(census) * page_size / 1024);
 	printf("kib_in_folios,%lu\n", in_folios * page_size / 1024);
-	printf("percent_in_folios,%.1f\n", 100.0 * in_folios / folio_census_mapped(&census));
+	printf("percent_in_folios,%.1f\n", 100.0 * in_folios / folio_census_mapped(census));
+}
+
+static void touch_new_memory(void)
+{
+	char *area = mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (area == MAP_FAILED)
+		err(2, "mmap");
+	area[1 << 20] = 1;
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option options[] = { { "touch", no_argument, NULL, 't' }, {} };
+	struct folio_census census = {};
+	const char *of = NULL;
 	bool touch = false;
 	int opt, pid, pass;
 	char state;
@@ -132,7 +182,9 @@ int main(int argc, char **argv)
 			errx(2, "%s", usage);
 		touch = true;
 	}
-	if (optind + 1 != argc)
+	if (optind + 2 == argc && !touch && !strcmp(argv[optind], "of"))
+		of = argv[optind + 1];
+	else if (optind + 1 != argc)
 		errx(2, "%s", usage);
 	page_size = sysconf(_SC_PAGESIZE);
 
@@ -140,23 +192,18 @@ int main(int argc, char **argv)
 	write_file(THP "khugepaged/scan_sleep_millisecs", "%d", NEXT_WAKE_MILLISECONDS);
 	write_file(THP "khugepaged/pages_to_scan", "%d", 1 << 30);
 	write_file(THP "khugepaged/max_ptes_none", "0");
-	if (!strcmp(argv[optind], "area"))
+	if (!of && !strcmp(argv[optind], "area"))
 		fill_area(64 << 20);
-	else if (!strcmp(argv[optind], "mappings"))
+	else if (!of && !strcmp(argv[optind], "mappings"))
 		fill_mappings();
-	else if (!strcmp(argv[optind], "stacks"))
+	else if (!of && !strcmp(argv[optind], "stacks"))
 		fill_stacks();
-	else
+	else if (!of)
 		errx(2, "%s", usage);
 
 	write_size(FOLIO_KIB, "enabled", "always");
-	if (touch) {
-		char *area = mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-		if (area == MAP_FAILED)
-			err(2, "mmap");
-		area[1 << 20] = 1;
-	}
+	if (touch)
+		touch_new_memory();
 	sleep_milliseconds(100);
 	pid = find_khugepaged(&state);
 	if (!pid)
@@ -166,6 +213,10 @@ int main(int argc, char **argv)
 		write_file(THP "khugepaged/scan_sleep_millisecs", "%d", NEXT_WAKE_MILLISECONDS);
 	}
 	wait_until_idle(pid);
-	print_folios();
+	if (of)
+		take_census_of(of, &census);
+	else
+		take_own_census(&census);
+	print_folios(&census);
 	return 0;
 }
