@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How much memory gets into 64K folios at all. This process fills its memory while
+ * How much memory gets into folios of a size, 64K, at all. This process fills its memory while
  * all sizes are off, and does nothing from then on, unless --touch has it map and
  * touch a page elsewhere so that any khugepaged gets to know it.
  *
  *   area      one area of 64 MiB
+ *   areas     8 areas of 16 MiB, which is less than a PMD range where pages have 64K
  *   mappings  1000 areas of 60 to 1900 KiB
  *   stacks    200 threads, 200 KiB in use of each stack of 256 KiB, from mmap()
  *             without MAP_STACK: the kernel keeps huge pages from what has that
@@ -26,7 +27,6 @@
 
 #include "guest.h"
 
-#define FOLIO_KIB	64
 #define PASSES		3
 
 #define NR_MAPPINGS	1000
@@ -37,7 +37,8 @@
 #define STACK_KIB	256
 #define STACK_USED_KIB	200
 
-static const char usage[] = "usage: reach area|mappings|stacks [--touch] | reach of NAME\n";
+static const char usage[] =
+"usage: reach area|areas|mappings|stacks [--touch] [--folio-kib KIB] | reach of NAME\n";
 
 static unsigned long page_size;
 static struct address_range ranges[NR_MAPPINGS];
@@ -59,6 +60,14 @@ static char *new_area(unsigned long length)
 static void fill_area(unsigned long length)
 {
 	memset(new_area(length), 1, length);
+}
+
+static void fill_areas(void)
+{
+	int i;
+
+	for (i = 0; i < 8; i++)
+		fill_area(16 << 20);
 }
 
 static void fill_mappings(void)
@@ -147,9 +156,9 @@ static void take_own_census(struct folio_census *census)
 	folio_map_close(&map);
 }
 
-static void print_folios(const struct folio_census *census)
+static void print_folios(const struct folio_census *census, unsigned long folio_kib)
 {
-	unsigned int order = __builtin_ctzl(FOLIO_KIB * 1024 / page_size), larger;
+	unsigned int order = __builtin_ctzl(folio_kib * 1024 / page_size), larger;
 	uint64_t in_folios = 0;
 
 	for (larger = order; larger <= FOLIO_MAX_ORDER; larger++)
@@ -170,17 +179,25 @@ static void touch_new_memory(void)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = { { "touch", no_argument, NULL, 't' }, {} };
+	static const struct option options[] = {
+		{ "touch", no_argument, NULL, 't' },
+		{ "folio-kib", required_argument, NULL, 'f' },
+		{}
+	};
 	struct folio_census census = {};
+	unsigned long folio_kib = 64;
 	const char *of = NULL;
 	bool touch = false;
 	int opt, pid, pass;
 	char state;
 
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		if (opt != 't')
+		if (opt == 't')
+			touch = true;
+		else if (opt == 'f')
+			folio_kib = parse_number(optarg);
+		else
 			errx(2, "%s", usage);
-		touch = true;
 	}
 	if (optind + 2 == argc && !touch && !strcmp(argv[optind], "of"))
 		of = argv[optind + 1];
@@ -194,6 +211,8 @@ int main(int argc, char **argv)
 	write_file(THP "khugepaged/max_ptes_none", "0");
 	if (!of && !strcmp(argv[optind], "area"))
 		fill_area(64 << 20);
+	else if (!of && !strcmp(argv[optind], "areas"))
+		fill_areas();
 	else if (!of && !strcmp(argv[optind], "mappings"))
 		fill_mappings();
 	else if (!of && !strcmp(argv[optind], "stacks"))
@@ -201,13 +220,13 @@ int main(int argc, char **argv)
 	else if (!of)
 		errx(2, "%s", usage);
 
-	write_size(FOLIO_KIB, "enabled", "always");
+	write_size(folio_kib, "enabled", "always");
 	if (touch)
 		touch_new_memory();
 	sleep_milliseconds(100);
 	pid = find_khugepaged(&state);
 	if (!pid)
-		errx(3, "khugepaged does not run with only %u KiB on", FOLIO_KIB);
+		errx(3, "khugepaged does not run with only %lu KiB on", folio_kib);
 	for (pass = 1; pass <= PASSES; pass++) {
 		wait_until_idle(pid);
 		write_file(THP "khugepaged/scan_sleep_millisecs", "%d", NEXT_WAKE_MILLISECONDS);
@@ -217,6 +236,6 @@ int main(int argc, char **argv)
 		take_census_of(of, &census);
 	else
 		take_own_census(&census);
-	print_folios(&census);
+	print_folios(&census, folio_kib);
 	return 0;
 }
