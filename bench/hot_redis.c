@@ -40,10 +40,9 @@
 
 static const char usage[] =
 "usage: hot_redis --keys N --order contiguous|random [--hot-percent P]\n"
-"                 [--folio-kib KIB] [--limit SECONDS] [--cpu-percent P] [--no-hints]\n"
+"                 [--folio-kib KIB] [--limit SECONDS] [--no-hints]\n"
 "  --order  the hot keys: those in the middle of the order they were added in, or\n"
-"           any of them\n"
-"  --cpu-percent  khugepaged's share of a CPU, in place of its default pace\n";
+"           any of them\n";
 
 struct redis {
 	int pid;
@@ -338,7 +337,6 @@ int main(int argc, char **argv)
 		{ "hot-percent", required_argument, NULL, 'p' },
 		{ "folio-kib", required_argument, NULL, 'f' },
 		{ "limit", required_argument, NULL, 'l' },
-		{ "cpu-percent", required_argument, NULL, 'u' },
 		{ "no-hints", no_argument, NULL, 'n' },
 		{ }
 	};
@@ -367,9 +365,6 @@ int main(int argc, char **argv)
 			break;
 		case 'l':
 			watch.limit_seconds = parse_number(optarg);
-			break;
-		case 'u':
-			watch.cpu_percent = parse_number(optarg);
 			break;
 		case 'n':
 			hints = false;

@@ -31,11 +31,10 @@
 
 static const char usage[] =
 "usage: hot_set --cold-mib MIB --hot-mib MIB [--folio-kib KIB] [--processes N]\n"
-"               [--stride K] [--limit SECONDS] [--cpu-percent P] [--no-hints] [--no-aging]\n"
+"               [--stride K] [--limit SECONDS] [--no-hints] [--no-aging]\n"
 "  --processes N  so many processes with equal shares of the cold memory; the last\n"
 "                 one that khugepaged gets to know has the hot memory\n"
 "  --stride K     only each K-th page of the hot memory is hot\n"
-"  --cpu-percent P khugepaged's share of a CPU, in place of its default pace\n"
 "  --no-hints     turn collapse hints off\n"
 "  --no-aging     no aging walks\n";
 
@@ -176,7 +175,6 @@ int main(int argc, char **argv)
 		{ "processes", required_argument, NULL, 'p' },
 		{ "stride", required_argument, NULL, 's' },
 		{ "limit", required_argument, NULL, 'l' },
-		{ "cpu-percent", required_argument, NULL, 'u' },
 		{ "no-hints", no_argument, NULL, 'n' },
 		{ "no-aging", no_argument, NULL, 'a' },
 		{ }
@@ -208,9 +206,6 @@ int main(int argc, char **argv)
 			break;
 		case 'l':
 			watch.limit_seconds = parse_number(optarg);
-			break;
-		case 'u':
-			watch.cpu_percent = parse_number(optarg);
 			break;
 		case 'n':
 			hints = false;

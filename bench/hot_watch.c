@@ -24,8 +24,6 @@ void hot_watch_prepare(struct hot_watch *watch)
 {
 	char state;
 
-	if (watch->cpu_percent)
-		write_file(THP "khugepaged/cpu_percent", "%lu", watch->cpu_percent);
 	write_size(watch->folio_kib, "enabled", "always");
 	sleep(1);
 	watch->khugepaged = find_khugepaged(&state);

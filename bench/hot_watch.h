@@ -16,7 +16,6 @@ struct hot_watch {
 	unsigned long folio_kib;
 	bool aging;
 	unsigned long limit_seconds;
-	unsigned long cpu_percent;	/* khugepaged's share of a CPU; 0: none */
 	int pid;			/* the process that has the hot pages, */
 	const unsigned long *pages;	/* their addresses, ascending, */
 	size_t nr;			/* and their number */
