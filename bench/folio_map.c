@@ -29,6 +29,32 @@ static unsigned long read_pmd_size(void)
 	return size;
 }
 
+void each_vma(int pid, void (*found)(const struct vma *vma, void *arg), void *arg)
+{
+	char path[64], line[4096], flags[8];
+	struct vma vma;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	file = fopen(path, "r");
+	if (!file)
+		err(2, "%s", path);
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx %7s %*s %*s %lu", &vma.range.start, &vma.range.end,
+			   flags, &vma.inode) != 4)
+			errx(2, "%s: cannot read '%s'", path, line);
+		vma.is_writable = flags[1] == 'w';
+		vma.is_stack = strstr(line, "[stack]");
+		found(&vma, arg);
+	}
+	fclose(file);
+}
+
+bool vma_may_become_large(const struct vma *vma)
+{
+	return !vma->inode && vma->is_writable && !vma->is_stack;
+}
+
 void folio_map_open(struct folio_map *map, int pid)
 {
 	char path[64];

@@ -40,6 +40,18 @@ struct address_range {
 	unsigned long end;
 };
 
+struct vma {
+	struct address_range range;
+	unsigned long inode;	/* 0: it maps no file */
+	bool is_writable;
+	bool is_stack;		/* of the first thread */
+};
+
+/* Calls @found for each VMA of a process. */
+void each_vma(int pid, void (*found)(const struct vma *vma, void *arg), void *arg);
+/* Is it anonymous memory that may become large? */
+bool vma_may_become_large(const struct vma *vma);
+
 void folio_map_open(struct folio_map *map, int pid);
 void folio_map_close(struct folio_map *map);
 

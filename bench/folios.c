@@ -61,25 +61,15 @@ static void read_ranges(struct ranges *ranges, const char *path)
 	fclose(file);
 }
 
-/* The VMAs of the process; with @anon_only those that map no file. */
-static void read_vmas(struct ranges *ranges, int pid, bool anon_only)
+static void add_vma(const struct vma *vma, void *ranges)
 {
-	struct address_range vma;
-	unsigned long inode;
-	char path[64], line[4096];
-	FILE *file;
+	add_range(ranges, vma->range);
+}
 
-	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
-	file = fopen(path, "r");
-	if (!file)
-		err(2, "%s", path);
-	while (fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%lx-%lx %*s %*s %*s %lu", &vma.start, &vma.end, &inode) != 3)
-			errx(2, "%s: cannot read '%s'", path, line);
-		if (!anon_only || !inode)
-			add_range(ranges, vma);
-	}
-	fclose(file);
+static void add_vma_without_file(const struct vma *vma, void *ranges)
+{
+	if (!vma->inode)
+		add_range(ranges, vma->range);
 }
 
 /* Windows that touch are printed as one range. */
@@ -211,7 +201,7 @@ int main(int argc, char **argv)
 
 	folio_map_open(&map, pid);
 	if (!ranges_given)
-		read_vmas(&ranges, pid, anon_only || window_kib);
+		each_vma(pid, anon_only || window_kib ? add_vma_without_file : add_vma, &ranges);
 	if (window_kib) {
 		print_full_windows(&map, &ranges, window_kib);
 		return 0;

@@ -107,15 +107,16 @@ unsigned long read_size(unsigned long folio_kib, const char *name)
 	return read_number(path);
 }
 
-void each_process(const char *name, void (*found)(const struct found_process *process, void *arg), void *arg)
+void each_process(const char *name, bool (*found)(const struct found_process *process, void *arg), void *arg)
 {
 	struct dirent *entry;
+	bool more = true;
 	char path[512];
 	DIR *dir = opendir("/proc");
 
 	if (!dir)
 		err(2, "/proc");
-	while ((entry = readdir(dir))) {
+	while (more && (entry = readdir(dir))) {
 		struct found_process process;
 		char found_name[32];
 		FILE *file;
@@ -128,22 +129,23 @@ void each_process(const char *name, void (*found)(const struct found_process *pr
 			continue;
 		if (fscanf(file, "%d (%31[^)]) %c", &process.pid, found_name, &process.state) == 3 &&
 		    !strcmp(found_name, name))
-			found(&process, arg);
+			more = found(&process, arg);
 		fclose(file);
 	}
 	closedir(dir);
 }
 
-static void take_process(const struct found_process *process, void *arg)
+static bool take_first_process(const struct found_process *process, void *arg)
 {
 	*(struct found_process *)arg = *process;
+	return false;
 }
 
 int find_khugepaged(char *state)
 {
 	struct found_process khugepaged = {};
 
-	each_process("khugepaged", take_process, &khugepaged);
+	each_process("khugepaged", take_first_process, &khugepaged);
 	*state = khugepaged.state;
 	return khugepaged.pid;
 }
@@ -398,25 +400,6 @@ unsigned long parse_number(const char *text)
 	if (!*text || *end)
 		errx(2, "'%s' is not a number", text);
 	return number;
-}
-
-void each_anonymous_vma(int pid, void (*found)(struct address_range vma, void *arg), void *arg)
-{
-	struct address_range vma;
-	char path[64], line[512], flags[8];
-	unsigned long inode;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
-	file = fopen(path, "r");
-	if (!file)
-		err(2, "%s", path);
-	while (fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%lx-%lx %7s %*s %*s %lu", &vma.start, &vma.end, flags, &inode) == 4 &&
-		    !inode && flags[1] == 'w' && !strstr(line, "[stack]"))
-			found(vma, arg);
-	}
-	fclose(file);
 }
 
 void print_hint_counters(void)

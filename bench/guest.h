@@ -36,8 +36,8 @@ struct found_process {
 	char state;
 };
 
-/* Calls @found for each process of this name. */
-void each_process(const char *name, void (*found)(const struct found_process *process, void *arg), void *arg);
+/* Calls @found for each process of this name, until it returns false. */
+void each_process(const char *name, bool (*found)(const struct found_process *process, void *arg), void *arg);
 /* The pid of khugepaged, or 0; its state letter goes to @state. */
 int find_khugepaged(char *state);
 /* Waits until it sleeps and its clock stands still, looking once in a while. */
@@ -76,9 +76,6 @@ uint64_t age_memory(void);
 
 /* Anonymous memory that starts at a PMD. */
 struct address_range map_memory(unsigned long size, unsigned long pmd_size);
-
-/* Anonymous memory of a process that may become large: calls @found for each such VMA. */
-void each_anonymous_vma(int pid, void (*found)(struct address_range vma, void *arg), void *arg);
 
 /* The counters of collapse hints, as lines "name,value". */
 void print_hint_counters(void);

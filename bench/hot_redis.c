@@ -250,17 +250,19 @@ struct hot_pages {
 	size_t unknown;
 };
 
-static void add_hot_pages(struct address_range vma, void *arg)
+static void add_hot_pages(const struct vma *vma, void *arg)
 {
 	unsigned long page_size = sysconf(_SC_PAGESIZE), pmd_size = read_number(THP "hpage_pmd_size");
 	struct hot_pages *hot = arg;
 	uint64_t entries[WINDOW_PAGES];
-	unsigned long address, i;
+	unsigned long address, end, i;
 
+	if (!vma_may_become_large(vma))
+		return;
 	/* What khugepaged leaves alone in any case: the ends of a VMA that fill no PMD. */
-	vma.start = (vma.start + pmd_size - 1) & ~(pmd_size - 1);
-	vma.end &= ~(pmd_size - 1);
-	for (address = vma.start; address < vma.end; address += WINDOW_PAGES * page_size) {
+	address = (vma->range.start + pmd_size - 1) & ~(pmd_size - 1);
+	end = vma->range.end & ~(pmd_size - 1);
+	for (; address < end; address += WINDOW_PAGES * page_size) {
 		if (pread(hot->pagemap, entries, sizeof(entries), address / page_size * sizeof(*entries)) !=
 		    sizeof(entries))
 			err(2, "pagemap");
@@ -303,7 +305,7 @@ static void find_hot_pages(struct redis *redis, struct hot_pages *hot)
 	read_idle(&hot->before);
 	ask_keys(redis, true);
 	read_idle(&hot->after);
-	each_anonymous_vma(redis->pid, add_hot_pages, hot);
+	each_vma(redis->pid, add_hot_pages, hot);
 	close(hot->pagemap);
 
 	snprintf(path, sizeof(path), "/proc/%d/clear_refs", redis->pid);

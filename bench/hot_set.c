@@ -134,34 +134,33 @@ static void check_defaults(void)
 		errx(2, "khugepaged's knobs are not what this was written for: see bench/hot_set.c");
 }
 
+struct worker_census {
+	struct folio_map map;
+	struct folio_census census;
+};
+
+static void add_vma(const struct vma *vma, void *arg)
+{
+	struct worker_census *worker = arg;
+
+	folio_census_add(&worker->map, vma->range, true, &worker->census);
+}
+
 /* How much memory of all processes is in large folios: what nr_anon must agree with. */
 static void print_census(const struct worker *workers, unsigned int nr, unsigned long folio_kib)
 {
-	struct folio_census census = { 0 };
+	struct worker_census sum = { 0 };
 	uint64_t kib = 0;
 	unsigned int i, order;
 
 	for (i = 0; i < nr; i++) {
-		struct address_range vma;
-		struct folio_map map;
-		char path[64], line[512];
-		FILE *file;
-
-		snprintf(path, sizeof(path), "/proc/%d/maps", workers[i].pid);
-		file = fopen(path, "r");
-		if (!file)
-			err(2, "%s", path);
-		folio_map_open(&map, workers[i].pid);
-		while (fgets(line, sizeof(line), file)) {
-			if (sscanf(line, "%lx-%lx", &vma.start, &vma.end) == 2)
-				folio_census_add(&map, vma, true, &census);
-		}
-		fclose(file);
+		folio_map_open(&sum.map, workers[i].pid);
+		each_vma(workers[i].pid, add_vma, &sum);
 		for (order = 0; i == nr - 1 && order <= FOLIO_MAX_ORDER; order++) {
-			if (map.page_size << order >= folio_kib * 1024)
-				kib += census.mapped[order] * map.page_size / 1024;
+			if (sum.map.page_size << order >= folio_kib * 1024)
+				kib += sum.census.mapped[order] * sum.map.page_size / 1024;
 		}
-		folio_map_close(&map);
+		folio_map_close(&sum.map);
 	}
 	printf("large_kib_by_page_map,%llu\n", (unsigned long long)kib);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How much memory gets into folios of a size, 64K, at all. This process fills its memory while
- * all sizes are off, and does nothing from then on, unless --touch has it map and
- * touch a page elsewhere so that any khugepaged gets to know it.
+ * How much memory gets into folios of a size, 64K, at all. This process fills its
+ * memory while all sizes are off, and does nothing from then on, unless --touch has
+ * it map and touch a page elsewhere so that any khugepaged gets to know it.
  *
  *   area      one area of 64 MiB
  *   areas     8 areas of 16 MiB, which is less than a PMD range where pages have 64K
@@ -118,21 +118,23 @@ struct processes_census {
 	int nr_processes;
 };
 
-static void add_vma(struct address_range vma, void *arg)
+static void add_vma(const struct vma *vma, void *arg)
 {
 	struct processes_census *processes = arg;
 
-	folio_census_add(&processes->map, vma, true, processes->census);
+	if (vma_may_become_large(vma))
+		folio_census_add(&processes->map, vma->range, true, processes->census);
 }
 
-static void add_process(const struct found_process *process, void *arg)
+static bool add_process(const struct found_process *process, void *arg)
 {
 	struct processes_census *processes = arg;
 
 	folio_map_open(&processes->map, process->pid);
-	each_anonymous_vma(process->pid, add_vma, processes);
+	each_vma(process->pid, add_vma, processes);
 	folio_map_close(&processes->map);
 	processes->nr_processes++;
+	return true;
 }
 
 static void take_census_of(const char *name, struct folio_census *census)
@@ -177,6 +179,20 @@ static void touch_new_memory(void)
 	area[1 << 20] = 1;
 }
 
+static void fill(const char *what)
+{
+	if (!strcmp(what, "area"))
+		fill_area(64 << 20);
+	else if (!strcmp(what, "areas"))
+		fill_areas();
+	else if (!strcmp(what, "mappings"))
+		fill_mappings();
+	else if (!strcmp(what, "stacks"))
+		fill_stacks();
+	else
+		errx(2, "%s", usage);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -209,16 +225,8 @@ int main(int argc, char **argv)
 	write_file(THP "khugepaged/scan_sleep_millisecs", "%d", NEXT_WAKE_MILLISECONDS);
 	write_file(THP "khugepaged/pages_to_scan", "%d", 1 << 30);
 	write_file(THP "khugepaged/max_ptes_none", "0");
-	if (!of && !strcmp(argv[optind], "area"))
-		fill_area(64 << 20);
-	else if (!of && !strcmp(argv[optind], "areas"))
-		fill_areas();
-	else if (!of && !strcmp(argv[optind], "mappings"))
-		fill_mappings();
-	else if (!of && !strcmp(argv[optind], "stacks"))
-		fill_stacks();
-	else if (!of)
-		errx(2, "%s", usage);
+	if (!of)
+		fill(argv[optind]);
 
 	write_size(folio_kib, "enabled", "always");
 	if (touch)
