@@ -40,7 +40,7 @@
 
 static const char usage[] =
 "usage: hot_redis --keys N --order contiguous|random [--hot-percent P]\n"
-"                 [--folio-kib KIB] [--limit SECONDS] [--no-hints]\n"
+"                 [--folio-kib KIB] [--limit SECONDS] [--no-hints] [--no-aging]\n"
 "  --order  the hot keys: those in the middle of the order they were added in, or\n"
 "           any of them\n";
 
@@ -340,6 +340,7 @@ int main(int argc, char **argv)
 		{ "folio-kib", required_argument, NULL, 'f' },
 		{ "limit", required_argument, NULL, 'l' },
 		{ "no-hints", no_argument, NULL, 'n' },
+		{ "no-aging", no_argument, NULL, 'a' },
 		{ }
 	};
 	struct hot_watch watch = { .folio_kib = 64, .aging = true, .limit_seconds = 2000 };
@@ -370,6 +371,9 @@ int main(int argc, char **argv)
 			break;
 		case 'n':
 			hints = false;
+			break;
+		case 'a':
+			watch.aging = false;
 			break;
 		default:
 			fputs(usage, stderr);
