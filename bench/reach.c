@@ -170,13 +170,21 @@ static void print_folios(const struct folio_census *census, unsigned long folio_
 	printf("percent_in_folios,%.1f\n", 100.0 * in_folios / folio_census_mapped(census));
 }
 
+/*
+ * Some kernels notice a new area only where it becomes one with its neighbour: the
+ * second one does.
+ */
 static void touch_new_memory(void)
 {
-	char *area = mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int i;
 
-	if (area == MAP_FAILED)
-		err(2, "mmap");
-	area[1 << 20] = 1;
+	for (i = 0; i < 2; i++) {
+		char *area = mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (area == MAP_FAILED)
+			err(2, "mmap");
+		area[1 << 20] = 1;
+	}
 }
 
 static void fill(const char *what)
