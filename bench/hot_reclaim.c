@@ -19,7 +19,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -47,9 +46,7 @@ static struct memory map(unsigned long bytes)
 	struct memory memory = { .page_size = sysconf(_SC_PAGESIZE) };
 
 	memory.pages = bytes / memory.page_size;
-	memory.p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (memory.p == MAP_FAILED)
-		err(2, "mmap");
+	memory.p = (char *)map_memory(bytes, read_number(THP "hpage_pmd_size")).start;
 	return memory;
 }
 
@@ -74,6 +71,14 @@ static void __attribute__((noreturn)) go_through_cold(unsigned long bytes)
 	}
 }
 
+static void touch_each_second(const struct memory *memory, unsigned long seconds)
+{
+	while (seconds--) {
+		touch(memory, 0, memory->pages);
+		sleep(1);
+	}
+}
+
 static long major_faults(void)
 {
 	struct rusage usage;
@@ -93,7 +98,7 @@ int main(int argc, char **argv)
 		{ "seconds", required_argument, NULL, 's' },
 		{ }
 	};
-	unsigned long hot_mib = 0, cold_mib = 0, look = 1000, seconds = 300, second;
+	unsigned long hot_mib = 0, cold_mib = 0, look = 1000, seconds = 300;
 	long faults, looked;
 	struct memory hot;
 	bool classic = false;
@@ -144,16 +149,10 @@ int main(int argc, char **argv)
 	}
 	hot = map(hot_mib << 20);
 	/* A circle of the cold memory, until reclaim has to work. */
-	for (second = 0; second < CIRCLE_SECONDS; second++) {
-		touch(&hot, 0, hot.pages);
-		sleep(1);
-	}
+	touch_each_second(&hot, CIRCLE_SECONDS);
 	faults = major_faults();
 	looked = read_field("/proc/vmstat", "thp_collapse_look");
-	for (second = 0; second < seconds; second++) {
-		touch(&hot, 0, hot.pages);
-		sleep(1);
-	}
+	touch_each_second(&hot, seconds);
 	printf("hot_major_faults,%ld\n", major_faults() - faults);
 	printf("tables_looked_at,%ld\n", read_field("/proc/vmstat", "thp_collapse_look") - looked);
 	printf("refaults_of_all,%ld\n", read_field("/proc/vmstat", "workingset_refault_anon"));
