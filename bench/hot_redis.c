@@ -41,8 +41,10 @@
 static const char usage[] =
 "usage: hot_redis --keys N --order contiguous|random [--hot-percent P]\n"
 "                 [--folio-kib KIB] [--limit SECONDS] [--no-hints] [--no-aging]\n"
+"                 [--cpu-percent P]\n"
 "  --order  the hot keys: those in the middle of the order they were added in, or\n"
-"           any of them\n";
+"           any of them\n"
+"  --cpu-percent  khugepaged's share of a CPU\n";
 
 struct redis {
 	int pid;
@@ -161,10 +163,11 @@ static void ask_keys(struct redis *redis, bool only_hot)
 		ask(redis, batch, nr);
 }
 
-static void touch(void *arg)
+static void touch(void *arg, bool moved)
 {
 	struct redis *redis = arg;
 
+	(void)moved;
 	if (redis->seconds++ % ASK_SECONDS == 0)
 		ask_keys(redis, true);
 }
@@ -341,6 +344,7 @@ int main(int argc, char **argv)
 		{ "limit", required_argument, NULL, 'l' },
 		{ "no-hints", no_argument, NULL, 'n' },
 		{ "no-aging", no_argument, NULL, 'a' },
+		{ "cpu-percent", required_argument, NULL, 'c' },
 		{ }
 	};
 	struct hot_watch watch = { .folio_kib = 64, .aging = true, .limit_seconds = 2000 };
@@ -348,7 +352,7 @@ int main(int argc, char **argv)
 	const char *order = "contiguous";
 	struct hot_pages hot = { 0 };
 	struct redis redis = { 0 };
-	uint64_t ran;
+	struct page_set set;
 	bool hints = true;
 	int option;
 
@@ -375,6 +379,9 @@ int main(int argc, char **argv)
 		case 'a':
 			watch.aging = false;
 			break;
+		case 'c':
+			watch.cpu_percent = parse_number(optarg);
+			break;
 		default:
 			fputs(usage, stderr);
 			return 2;
@@ -397,15 +404,14 @@ int main(int argc, char **argv)
 	printf("unknown_kib,%lu\n", hot.unknown * (sysconf(_SC_PAGESIZE) / 1024));
 	fflush(stdout);
 
-	watch.pages = hot.addresses;
-	watch.nr = hot.nr;
-	watch.pid = redis.pid;
+	set = (struct page_set){ .pid = redis.pid, .pages = hot.addresses, .nr = hot.nr };
+	watch.hot = &set;
+	watch.nr_hot = 1;
 	watch.touch = touch;
 	watch.arg = &redis;
 	hot_watch_prepare(&watch);
-	/* Page faults in new memory get redis known; khugepaged's clock tells when. */
-	ran = hot_watch_instructions(&watch);
-	while (hot_watch_instructions(&watch) < ran + 100000) {
+	/* Some kernels get to know redis only by its page faults in new memory. */
+	while (!hot_watch_has_begun(&watch)) {
 		if (added == redis.keys / 4)
 			errx(2, "khugepaged does not get to know redis");
 		add_keys(&redis, redis.keys + added, 128);

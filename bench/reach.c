@@ -38,7 +38,9 @@
 #define STACK_USED_KIB	200
 
 static const char usage[] =
-"usage: reach area|areas|mappings|stacks [--touch] [--folio-kib KIB] | reach of NAME\n";
+"usage: reach area|areas|mappings|stacks [--touch] [--folio-kib KIB] [--at-least PERCENT]\n"
+"       reach of NAME\n"
+"  --at-least PERCENT  fail if less of the memory is in folios\n";
 
 static unsigned long page_size;
 static struct address_range ranges[NR_MAPPINGS];
@@ -158,16 +160,20 @@ static void take_own_census(struct folio_census *census)
 	folio_map_close(&map);
 }
 
-static void print_folios(const struct folio_census *census, unsigned long folio_kib)
+/* Returns the percentage of it that is in folios. */
+static double print_folios(const struct folio_census *census, unsigned long folio_kib)
 {
 	unsigned int order = __builtin_ctzl(folio_kib * 1024 / page_size), larger;
 	uint64_t in_folios = 0;
+	double percent;
 
 	for (larger = order; larger <= FOLIO_MAX_ORDER; larger++)
 		in_folios += census->whole[larger];
 	printf("kib_populated,%lu\n", folio_census_mapped(census) * page_size / 1024);
 	printf("kib_in_folios,%lu\n", in_folios * page_size / 1024);
-	printf("percent_in_folios,%.1f\n", 100.0 * in_folios / folio_census_mapped(census));
+	percent = 100.0 * in_folios / folio_census_mapped(census);
+	printf("percent_in_folios,%.1f\n", percent);
+	return percent;
 }
 
 /*
@@ -206,10 +212,11 @@ int main(int argc, char **argv)
 	static const struct option options[] = {
 		{ "touch", no_argument, NULL, 't' },
 		{ "folio-kib", required_argument, NULL, 'f' },
+		{ "at-least", required_argument, NULL, 'a' },
 		{}
 	};
 	struct folio_census census = {};
-	unsigned long folio_kib = 64;
+	unsigned long folio_kib = 64, at_least = 0;
 	const char *of = NULL;
 	bool touch = false;
 	int opt, pid, pass;
@@ -220,6 +227,8 @@ int main(int argc, char **argv)
 			touch = true;
 		else if (opt == 'f')
 			folio_kib = parse_number(optarg);
+		else if (opt == 'a')
+			at_least = parse_number(optarg);
 		else
 			errx(2, "%s", usage);
 	}
@@ -252,6 +261,5 @@ int main(int argc, char **argv)
 		take_census_of(of, &census);
 	else
 		take_own_census(&census);
-	print_folios(&census, folio_kib);
-	return 0;
+	return print_folios(&census, folio_kib) < at_least;
 }

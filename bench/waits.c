@@ -52,7 +52,9 @@
 #define SMALL_AREA		(16 * 4096)
 
 static const char usage[] =
-"usage: waits --folio-kib KIB [--size-mib MIB] [--samples N] [--operation NAME]\n";
+"usage: waits --folio-kib KIB [--size-mib MIB] [--samples N] [--operation NAME]\n"
+"             [--cpu-percent P]\n"
+"  --cpu-percent P  khugepaged has this share of a CPU; without, it goes on to the end\n";
 
 struct operation {
 	const char *name;
@@ -83,7 +85,7 @@ struct shared {
 };
 
 static struct shared *shared;
-static unsigned long page_size, pmd_size, size = 32UL << 20, folio_kib;
+static unsigned long page_size, pmd_size, size = 32UL << 20, folio_kib, cpu_percent;
 
 /* Is collapsed; and a page table behind it in the same VMA, which is not. */
 static struct address_range memory, beside;
@@ -446,7 +448,11 @@ static void start_khugepaged(void)
 {
 	if (madvise((void *)memory.start, beside.end - memory.start, MADV_HUGEPAGE))
 		err(2, "MADV_HUGEPAGE");
-	write_file(THP "khugepaged/scan_sleep_millisecs", "%d", NEXT_WAKE_MILLISECONDS);
+	/* With a share, this is a wake of one slice. */
+	if (cpu_percent)
+		write_file(THP "khugepaged/cpu_percent", "%lu", cpu_percent);
+	else
+		write_file(THP "khugepaged/scan_sleep_millisecs", "%d", NEXT_WAKE_MILLISECONDS);
 }
 
 static void print_distribution(const char *suffix, int64_t *times)
@@ -558,6 +564,7 @@ int main(int argc, char **argv)
 		{ "size-mib", required_argument, NULL, 's' },
 		{ "samples", required_argument, NULL, 'n' },
 		{ "operation", required_argument, NULL, 'o' },
+		{ "cpu-percent", required_argument, NULL, 'c' },
 		{ }
 	};
 	const char *only = NULL;
@@ -581,6 +588,9 @@ int main(int argc, char **argv)
 			break;
 		case 'o':
 			only = optarg;
+			break;
+		case 'c':
+			cpu_percent = parse_number(optarg);
 			break;
 		default:
 			errx(2, "%s", usage);
