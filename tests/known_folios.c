@@ -72,8 +72,11 @@ static char *populate(unsigned long kib, unsigned long size, const char *how)
 
 	if (mprotect(area, size, PROT_READ | PROT_WRITE))
 		err(2, "mprotect");
-	if (large)
-		enable(kib, "always");
+	if (large) {
+		/* khugepaged must not have other memory of this process meanwhile. */
+		advise(area, size, MADV_HUGEPAGE);
+		enable(kib, "madvise");
+	}
 	for (offset = 0; offset < size; offset += page)
 		area[offset] = 1;
 	if (large)
