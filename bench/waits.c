@@ -92,7 +92,7 @@ static struct address_range memory, beside;
 static struct address_range other_vma;
 /* A page of each PMD of the memory, as it was populated, and where khugepaged is. */
 static unsigned long watched_pfns[MAX_PMDS], front;
-static int kpageflags_fd;
+static int kpageflags_fd, khugepaged;
 static unsigned int random_state = 1;
 
 static int sibling_orders, sibling_answers;
@@ -448,11 +448,8 @@ static void start_khugepaged(void)
 {
 	if (madvise((void *)memory.start, beside.end - memory.start, MADV_HUGEPAGE))
 		err(2, "MADV_HUGEPAGE");
-	/* With a share, this is a wake of one slice. */
-	if (cpu_percent)
-		write_file(THP "khugepaged/cpu_percent", "%lu", cpu_percent);
-	else
-		write_file(THP "khugepaged/scan_sleep_millisecs", "%d", NEXT_WAKE_MILLISECONDS);
+	/* Ends a sleep. With a share, this is a wake of one slice. */
+	write_file(THP "khugepaged/scan_sleep_millisecs", "%d", NEXT_WAKE_MILLISECONDS);
 }
 
 static void print_distribution(const char *suffix, int64_t *times)
@@ -492,6 +489,10 @@ static void measure(const struct operation *operation, size_t samples)
 
 	shared->operation = operation;
 	shared->wanted = samples;
+	if (cpu_percent) {
+		write_file(THP "khugepaged/cpu_percent", "0");
+		wait_until_idle(khugepaged);
+	}
 
 	shared->khugepaged_on = false;
 	shared->nr = 0;
@@ -506,6 +507,8 @@ static void measure(const struct operation *operation, size_t samples)
 
 	shared->khugepaged_on = true;
 	shared->nr = 0;
+	if (cpu_percent)
+		write_file(THP "khugepaged/cpu_percent", "%lu", cpu_percent);
 	while (shared->nr < samples) {
 		before = shared->nr;
 		populate(operation->holes);
@@ -571,7 +574,7 @@ int main(int argc, char **argv)
 	size_t samples = 2048, i;
 	bool any = false;
 	char state;
-	int option, pid;
+	int option;
 
 	page_size = sysconf(_SC_PAGESIZE);
 	pmd_size = read_number(THP "hpage_pmd_size");
@@ -613,12 +616,12 @@ int main(int argc, char **argv)
 
 	write_size(folio_kib, "enabled", "madvise");
 	sleep_milliseconds(100);
-	pid = find_khugepaged(&state);
-	if (!pid)
+	khugepaged = find_khugepaged(&state);
+	if (!khugepaged)
 		errx(3, "khugepaged does not run with only %lu KiB on: this kernel does not collapse to it",
 		     folio_kib);
-	wait_until_idle(pid);
-	shared->khugepaged_clock = cpu_clock_of(pid);
+	wait_until_idle(khugepaged);
+	shared->khugepaged_clock = cpu_clock_of(khugepaged);
 
 	for (i = 0; i < NR_OPERATIONS; i++) {
 		if (only && strcmp(operations[i].name, only))
